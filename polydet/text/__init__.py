@@ -1,0 +1,19 @@
+"""Text: prompt templates, encoders, vocabularies and label spaces."""
+
+from polydet.text.encoders import MiniLMEncoder, OpenClipEncoder, TextEncoder
+from polydet.text.label_space import LabelSpace, label_similarity
+from polydet.text.templates import TEMPLATES, clean_name, resolve_templates
+from polydet.text.vocabulary import Vocabulary, vocabulary_fingerprint
+
+__all__ = [
+    "TEMPLATES",
+    "LabelSpace",
+    "MiniLMEncoder",
+    "OpenClipEncoder",
+    "TextEncoder",
+    "Vocabulary",
+    "clean_name",
+    "label_similarity",
+    "resolve_templates",
+    "vocabulary_fingerprint",
+]

@@ -1,0 +1,117 @@
+"""A vocabulary: names, prompt templates and the encoder that turned them into embeddings."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from polydet.text.cache import default_cache_dir, load_embeddings, save_embeddings
+from polydet.text.encoders import TextEncoder
+from polydet.text.templates import clean_name, resolve_templates
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """Class names and their text embeddings.
+
+    Attributes:
+        names: n names as the card writes them.
+        templates: prompt templates that were averaged for every name.
+        encoder_id: ``TextEncoder.id``.
+        embeddings: ``[n, D]`` float32, unit rows.
+    """
+
+    names: tuple[str, ...]
+    templates: tuple[str, ...]
+    encoder_id: str
+    embeddings: Tensor
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def dim(self) -> int:
+        """Width D of the embeddings."""
+        return int(self.embeddings.shape[1])
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hex digits of encoder, templates and names: equal fingerprints mean equal embeddings."""
+        return vocabulary_fingerprint(self.encoder_id, self.templates, self.names)
+
+    @classmethod
+    def build(
+        cls,
+        names: Sequence[str],
+        encoder: TextEncoder,
+        templates: str | Sequence[str] = "a",
+        cache_dir: str | Path | None = None,
+        unique: bool = True,
+    ) -> "Vocabulary":
+        """Encode ``names``: each template's embedding is normalised, averaged and normalised again (CLIP's ensemble).
+
+        Args:
+            names: class names; underscores become spaces in the prompt.
+            encoder: any ``TextEncoder``.
+            templates: a key of ``TEMPLATES``, a template, or several.
+            cache_dir: where embeddings are kept by fingerprint; default ``default_cache_dir()``.
+            unique: refuse repeated names; False for the joint labels of several datasets, which may share names.
+
+        Raises:
+            ValueError: no names, an empty name, or a name given twice.
+        """
+        names, templates = tuple(names), resolve_templates(templates)
+        _check_names(names, unique)
+        fingerprint = vocabulary_fingerprint(encoder.id, templates, names)
+        directory = Path(cache_dir) if cache_dir is not None else default_cache_dir()
+        embeddings = load_embeddings(directory, fingerprint, (len(names), encoder.dim))
+        if embeddings is None:
+            embeddings = _encode(names, encoder, templates)
+            try:
+                save_embeddings(directory, fingerprint, embeddings)
+            except OSError as error:
+                logger.warning("text embeddings are not cached in %s: %s", directory, error)
+        return cls(names, templates, encoder.id, embeddings)
+
+    def select(self, indices: Sequence[int]) -> "Vocabulary":
+        """The vocabulary of the names at ``indices``, in that order."""
+        rows = torch.as_tensor(list(indices), dtype=torch.long)
+        return Vocabulary(tuple(self.names[i] for i in rows), self.templates, self.encoder_id, self.embeddings[rows])
+
+
+def vocabulary_fingerprint(encoder_id: str, templates: Sequence[str], names: Sequence[str]) -> str:
+    """32 hex digits of a SHA-256 over encoder, templates and names, order included."""
+    text = json.dumps([encoder_id, list(templates), list(names)], ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _check_names(names: tuple[str, ...], unique: bool) -> None:
+    if not names:
+        raise ValueError("a vocabulary needs at least one name")
+    seen: dict[str, int] = {}
+    for index, name in enumerate(names):
+        if not clean_name(name):
+            raise ValueError(f"name {index} of the vocabulary is empty")
+        if unique and name in seen:
+            raise ValueError(f"{name!r} is given twice in the vocabulary (positions {seen[name]} and {index})")
+        seen[name] = index
+
+
+def _encode(names: tuple[str, ...], encoder: TextEncoder, templates: tuple[str, ...]) -> Tensor:
+    words = list(dict.fromkeys(clean_name(name) for name in names))
+    total = torch.zeros(len(words), encoder.dim)
+    for template in templates:
+        total += encoder.encode([template.format(word) for word in words])
+    row = {word: i for i, word in enumerate(words)}
+    embeddings = F.normalize(total, dim=-1)[[row[clean_name(name)] for name in names]]
+    if not bool(torch.isfinite(embeddings).all()):
+        raise ValueError(f"encoder {encoder.id} gave non-finite embeddings")
+    return embeddings
