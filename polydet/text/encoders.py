@@ -30,7 +30,7 @@ class TextEncoder(Protocol):
 
 
 class OpenClipEncoder:
-    """Text tower of an open_clip model (ScaleDet: ``ViT-B-32-quickgelu``/``openai``, ``ViT-H-14``/``laion2b_s32b_b79k``).
+    """Text tower of an open_clip model; ScaleDet: ``ViT-B-32-quickgelu``/``openai``, ``ViT-H-14``/``laion2b_s32b_b79k``.
 
     Args:
         model_name: architecture known to ``open_clip.list_models()``.
@@ -70,7 +70,8 @@ class OpenClipEncoder:
                 )
             except Exception as error:
                 raise RuntimeError(
-                    f"cannot load the text encoder {self.model_name}/{self.pretrained} ({type(error).__name__}: {error}).\n"
+                    f"cannot load the text encoder {self.model_name}/{self.pretrained} "
+                    f"({type(error).__name__}: {error}).\n"
                     f"Fetch the checkpoint where there is network "
                     f"(python -c \"import open_clip; open_clip.create_model('{self.model_name}', "
                     f"pretrained='{self.pretrained}')\") and give its path as `pretrained`, or copy the hub cache; "

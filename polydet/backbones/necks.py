@@ -1,0 +1,99 @@
+"""Necks: from a backbone's maps to the pyramid a detector reads.  Each wraps its backbone, as Detectron2's FPN."""
+
+from collections.abc import Sequence
+
+from detectron2.layers import ShapeSpec, get_norm
+from detectron2.modeling import FPN, Backbone
+from detectron2.modeling.backbone.fpn import LastLevelP6P7
+from torch import Tensor, nn
+
+
+class ChannelMapper(Backbone):
+    """1x1 conv + norm per map, further levels by stride-2 3x3 convs (Deformable-DETR, DINO).
+
+    The first further level reads the backbone's last map, each later one the level before it.  Maps come out as
+    ``p{k}`` at stride ``2**k``, from high to low resolution.
+
+    Args:
+        bottom_up: the backbone.
+        in_features: its maps, from high to low resolution.
+        out_channels: channels of every level.
+        num_outs: number of levels; default one per map.
+        norm: Detectron2 norm name; ``"GN"`` has 32 groups.  Empty for none.
+        kernel_size: of the lateral convs.
+    """
+
+    def __init__(
+        self,
+        bottom_up: Backbone,
+        in_features: Sequence[str] = ("res3", "res4", "res5"),
+        out_channels: int = 256,
+        num_outs: int | None = None,
+        norm: str = "GN",
+        kernel_size: int = 1,
+    ) -> None:
+        super().__init__()
+        shapes = bottom_up.output_shape()
+        self.bottom_up = bottom_up
+        self.in_features = list(in_features)
+        num_outs = len(self.in_features) if num_outs is None else num_outs
+        if num_outs < len(self.in_features):
+            raise ValueError(f"num_outs={num_outs} is less than the {len(self.in_features)} maps that come in")
+        self.lateral = nn.ModuleList(
+            _conv_norm(shapes[f].channels, out_channels, kernel_size, 1, norm) for f in self.in_features
+        )
+        last = shapes[self.in_features[-1]]
+        extra = num_outs - len(self.in_features)
+        self.extra = nn.ModuleList(
+            _conv_norm(last.channels if i == 0 else out_channels, out_channels, 3, 2, norm) for i in range(extra)
+        )
+        strides = [shapes[f].stride for f in self.in_features] + [last.stride * 2 ** (i + 1) for i in range(extra)]
+        self._out_features = [f"p{stride.bit_length() - 1}" for stride in strides]
+        self._out_feature_strides = dict(zip(self._out_features, strides))
+        self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """``image [B, 3, H, W]`` -> ``{p{k}: [B, out_channels, ceil(H / 2**k), ceil(W / 2**k)]}``."""
+        features = self.bottom_up(image)
+        maps = [lateral(features[f]) for lateral, f in zip(self.lateral, self.in_features)]
+        for i, layer in enumerate(self.extra):
+            maps.append(layer(features[self.in_features[-1]] if i == 0 else maps[-1]))
+        return dict(zip(self._out_features, maps))
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and stride of each level."""
+        return {
+            f: ShapeSpec(channels=self._out_feature_channels[f], stride=self._out_feature_strides[f])
+            for f in self._out_features
+        }
+
+    @property
+    def size_divisibility(self) -> int:
+        """0: any size; odd maps round up."""
+        return 0
+
+
+def _conv_norm(in_channels: int, out_channels: int, kernel: int, stride: int, norm: str) -> nn.Sequential:
+    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=True)
+    nn.init.xavier_uniform_(conv.weight)
+    nn.init.constant_(conv.bias, 0.0)  # type: ignore[arg-type]
+    layers: list[nn.Module] = [conv]
+    if norm:
+        layers.append(get_norm(norm, out_channels))
+    return nn.Sequential(*layers)
+
+
+def fpn_p3_p7(
+    bottom_up: Backbone,
+    out_channels: int = 256,
+    in_features: Sequence[str] = ("res3", "res4", "res5"),
+    norm: str = "",
+) -> FPN:
+    """Detectron2's FPN with P6 (stride-2 conv on P5) and P7 (stride-2 conv on relu(P6)): CenterNet2, RetinaNet."""
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=list(in_features),
+        out_channels=out_channels,
+        norm=norm,
+        top_block=LastLevelP6P7(out_channels, out_channels, in_feature="p5"),
+    )

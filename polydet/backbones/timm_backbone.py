@@ -1,0 +1,166 @@
+"""Any timm feature extractor as a Detectron2 ``Backbone``."""
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+import torch.nn.functional as F
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import Backbone
+from timm.layers import freeze_batch_norm_2d
+from torch import Tensor, nn
+
+Norm = Literal["frozen", "train", "sync"]
+
+
+class TimmBackbone(Backbone):
+    """Maps of a timm model, named ``res{k}`` at stride ``2**k`` and always channels-first.
+
+    Args:
+        name: timm model, e.g. ``resnet50.tv_in1k``, ``swin_base_patch4_window7_224.ms_in22k``.
+        out_features: which maps to return.
+        weights: ``"timm"`` (the model's published weights: the folder ``$POLYDET_WEIGHTS`` first, then timm's own
+            cache or download), the path of a checkpoint file, or None for random weights.
+        norm: ``frozen`` batch norms (statistics and affine part, as the papers do), ``train``, or ``sync``.
+            Models without batch norm do not change.
+        freeze_at: freeze everything up to ``res{freeze_at}`` (1 is the stem); 0 freezes nothing.  Detectron2's meaning.
+        drop_path_rate: stochastic depth.
+        checkpointing: recompute activations in the backward pass.
+        out_norm: a LayerNorm on each returned map (Swin as a detection backbone).
+        model_kwargs: further arguments of ``timm.create_model``.
+
+    Raises:
+        ValueError: a feature that the model does not have.
+        RuntimeError: weights that cannot be found; the message says which file to put where.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        out_features: Sequence[str] = ("res3", "res4", "res5"),
+        weights: str | None = "timm",
+        norm: Norm = "frozen",
+        freeze_at: int = 0,
+        drop_path_rate: float = 0.0,
+        checkpointing: bool = False,
+        out_norm: bool = False,
+        model_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        kwargs = dict(model_kwargs or {})
+        if "swin" in name:
+            kwargs.setdefault("strict_img_size", False)  # any image size
+        if drop_path_rate:
+            kwargs["drop_path_rate"] = drop_path_rate
+        with torch.device("meta"):
+            probe: Any = timm.create_model(name, features_only=True, **kwargs)
+        strides = probe.feature_info.reduction()
+        self._strides = list(strides)
+        levels = {f"res{int(math.log2(stride))}": i for i, stride in enumerate(strides)}
+        missing = [feature for feature in out_features if feature not in levels]
+        if missing:
+            raise ValueError(f"timm model {name!r} has no features {missing}; it has {list(levels)}")
+        self._out_features = sorted(out_features, key=levels.__getitem__)
+        indices = [levels[feature] for feature in self._out_features]
+        self.body: Any = _create(name, weights, {**kwargs, "features_only": True, "out_indices": indices})
+        self.channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
+        info: Any = self.body.feature_info
+        channels = info.channels()
+        self._out_feature_channels = dict(zip(self._out_features, channels))
+        self._out_feature_strides = {feature: strides[i] for feature, i in zip(self._out_features, indices)}
+        if norm == "frozen":
+            self.body = freeze_batch_norm_2d(self.body)
+        elif norm == "sync":
+            self.body = nn.SyncBatchNorm.convert_sync_batchnorm(self.body)
+        elif norm != "train":
+            raise ValueError(f"norm must be frozen, train or sync, not {norm!r}")
+        self._freeze(freeze_at)
+        if checkpointing:
+            self.body.set_grad_checkpointing(True)
+        self.out_norms = nn.ModuleList(nn.LayerNorm(c) for c in channels) if out_norm else None
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """``image [B, 3, H, W]`` (normalised) -> maps ``{res{k}: [B, C_k, H / 2**k, W / 2**k]}``."""
+        if self.channels_last:  # patches: the sides must be multiples of the patch
+            patch = min(self._strides)
+            image = F.pad(image, (0, -image.shape[-1] % patch, 0, -image.shape[-2] % patch))
+        maps = self.body(image)
+        if not self.channels_last and self.out_norms is not None:
+            maps = [m.permute(0, 2, 3, 1) for m in maps]
+        if self.out_norms is not None:
+            maps = [norm(m) for norm, m in zip(self.out_norms, maps)]
+        if self.channels_last or self.out_norms is not None:
+            maps = [m.permute(0, 3, 1, 2).contiguous() for m in maps]
+        return dict(zip(self._out_features, maps))
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and stride of each returned map."""
+        return {
+            f: ShapeSpec(channels=self._out_feature_channels[f], stride=self._out_feature_strides[f])
+            for f in self._out_features
+        }
+
+    @property
+    def size_divisibility(self) -> int:
+        """Input sides must be multiples of the largest stride."""
+        return max(self._out_feature_strides.values())
+
+    def _freeze(self, freeze_at: int) -> None:
+        """Freeze what comes before or makes the map at stride ``2**freeze_at`` (1 without such a map: the stem)."""
+        if freeze_at <= 0:
+            return
+        made_by = {_flat(i["module"]): int(math.log2(i["reduction"])) for i in self.body.feature_info.info}
+        for parent, name, module in _units(self.body, made_by):
+            level = made_by.get(_flat(name), 0)
+            if level > freeze_at:
+                break
+            module.requires_grad_(False)
+            setattr(parent, name.split(".")[-1], freeze_batch_norm_2d(module))
+            if level == freeze_at:
+                break
+
+
+def _flat(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def _units(body: nn.Module, made_by: Mapping[str, int]) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """(parent, name, module) in the order of execution, split as finely as the feature list names modules."""
+    for name, child in list(body.named_children()):
+        if _flat(name) not in made_by and any(made.startswith(f"{_flat(name)}_") for made in made_by):
+            yield from ((child, f"{name}.{sub}", module) for sub, module in list(child.named_children()))
+        else:
+            yield body, name, child
+
+
+def _create(name: str, weights: str | None, kwargs: dict[str, Any]) -> nn.Module:
+    on_meta = torch.get_default_device().type == "meta"  # shapes only, nothing to load into
+    if weights is None or on_meta:
+        return timm.create_model(name, pretrained=False, **kwargs)
+    path = _local_file(name) if weights == "timm" else Path(weights)
+    if weights != "timm" and not Path(weights).is_file():
+        raise RuntimeError(f"backbone weights {weights!r} for {name!r}: no such file")
+    overlay: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(path)}} if path is not None else {}
+    try:
+        return timm.create_model(name, pretrained=True, **overlay, **kwargs)
+    except Exception as error:
+        raise RuntimeError(
+            f"cannot load weights of timm model {name!r} ({type(error).__name__}: {error}). Fetch them where there is "
+            f"network (python -c \"import timm; timm.create_model('{name}', pretrained=True)\") and put the checkpoint "
+            f"as {name}.safetensors or {name}.pth into the folder that $POLYDET_WEIGHTS names, give its path as "
+            "`weights`, or set `weights=None` to start from random weights."
+        ) from error
+
+
+def _local_file(name: str) -> Path | None:
+    folder = os.environ.get("POLYDET_WEIGHTS")
+    if folder:
+        for suffix in (".safetensors", ".pth", ".bin"):
+            path = Path(folder) / f"{name}{suffix}"
+            if path.is_file():
+                return path
+    return None

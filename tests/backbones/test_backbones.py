@@ -1,0 +1,123 @@
+"""Backbones: timm's own features through Detectron2's interface, freezing, weights, necks."""
+
+import pytest
+import timm
+import torch
+from detectron2.modeling import Backbone
+from torch import nn
+
+from polydet.backbones import ChannelMapper, TimmBackbone, fpn_p3_p7
+
+ALL = ("res2", "res3", "res4", "res5")
+SWIN = "swin_tiny_patch4_window7_224"
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_100", SWIN])
+def test_maps_are_timms_channels_first(name):
+    torch.manual_seed(0)
+    backbone = TimmBackbone(name, ALL, weights=None).eval()
+    assert isinstance(backbone, Backbone)
+    kwargs = {"strict_img_size": False} if "swin" in name else {}
+    reference = timm.create_model(name, features_only=True, pretrained=False, **kwargs).eval()
+    reference.load_state_dict(backbone.body.state_dict(), strict=False)
+    image = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        expected, maps = reference(image), backbone(image)
+    for key, value in zip(reversed(ALL), reversed(expected)):
+        value = value.permute(0, 3, 1, 2) if "swin" in name else value
+        torch.testing.assert_close(maps[key], value, atol=1e-4, rtol=1e-4)
+        shape = backbone.output_shape()[key]
+        assert maps[key].shape[1] == shape.channels and maps[key].shape[2] == 64 // shape.stride
+
+
+@pytest.mark.parametrize("name", ["resnet18", SWIN])
+def test_any_size_rounds_up(name):
+    maps = TimmBackbone(name, ("res2", "res5"), weights=None)(torch.randn(1, 3, 33, 70))
+    assert maps["res2"].shape[2:] == (9, 18) and maps["res5"].shape[2:] == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "freeze_at", "frozen", "learning"),
+    [
+        ("resnet18", 1, {"conv1", "bn1"}, {"layer1"}),
+        ("resnet18", 2, {"conv1", "bn1", "layer1"}, {"layer2"}),
+        ("mobilenetv2_100", 2, {"conv_stem", "blocks.0", "blocks.1"}, {"blocks.2"}),
+        (SWIN, 1, {"patch_embed"}, {"layers_0"}),
+        (SWIN, 2, {"patch_embed", "layers_0"}, {"layers_1"}),
+    ],
+)
+def test_frozen_stages_are_detectron2s(name, freeze_at, frozen, learning):
+    body = TimmBackbone(name, weights=None, norm="train", freeze_at=freeze_at).body
+    for prefix in frozen:
+        assert not any(p.requires_grad for p in body.get_submodule(prefix).parameters()), prefix
+        assert not any(isinstance(m, nn.BatchNorm2d) for m in body.get_submodule(prefix).modules()), prefix
+    for prefix in learning:
+        assert all(p.requires_grad for p in body.get_submodule(prefix).parameters()), prefix
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_100"])
+def test_frozen_norms_do_not_move_in_training(name):
+    backbone = TimmBackbone(name, weights=None).train()
+    before = {k: v.clone() for k, v in backbone.named_buffers()}
+    backbone(torch.randn(2, 3, 64, 64))["res5"].sum().backward()
+    assert before and all(torch.equal(v, before[k]) for k, v in backbone.named_buffers())
+    assert not any("bn" in name for name, p in backbone.named_parameters())
+
+
+def test_checkpointing_changes_memory_not_gradients():
+    torch.manual_seed(0)
+    plain = TimmBackbone("resnet18", weights=None)
+    saving = TimmBackbone("resnet18", weights=None, checkpointing=True)
+    saving.load_state_dict(plain.state_dict())
+    image = torch.randn(1, 3, 64, 64)
+    for backbone in (plain, saving):
+        backbone.train()(image)["res5"].square().sum().backward()
+    for (key, a), (_, b) in zip(plain.named_parameters(), saving.named_parameters()):
+        torch.testing.assert_close(a.grad, b.grad, msg=key)
+
+
+def test_out_norm_normalises_channels():
+    maps = TimmBackbone(SWIN, ("res4",), weights=None, out_norm=True)(torch.randn(1, 3, 64, 64))
+    torch.testing.assert_close(maps["res4"].mean(1), torch.zeros(1, 4, 4), atol=1e-4, rtol=0)
+
+
+def test_weights_come_from_a_file_or_the_weights_folder(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model = timm.create_model("resnet18", pretrained=False)
+    torch.save(model.state_dict(), tmp_path / "resnet18.pth")
+    by_path = TimmBackbone("resnet18", weights=str(tmp_path / "resnet18.pth"))
+    monkeypatch.setenv("POLYDET_WEIGHTS", str(tmp_path))
+    by_folder = TimmBackbone("resnet18")
+    for backbone in (by_path, by_folder):
+        torch.testing.assert_close(backbone.body.layer4[1].conv2.weight, model.layer4[1].conv2.weight)
+
+
+def test_missing_weights_say_where_to_put_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("POLYDET_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(RuntimeError, match="POLYDET_WEIGHTS"):
+        TimmBackbone("resnet18.tv_in1k")
+    with pytest.raises(RuntimeError, match="no such file"):
+        TimmBackbone("resnet18", weights=str(tmp_path / "absent.pth"))
+    with pytest.raises(ValueError, match="res7"):
+        TimmBackbone("resnet18", ("res7",), weights=None)
+
+
+def test_channel_mapper_builds_further_levels_from_the_last_map():
+    neck = ChannelMapper(TimmBackbone("resnet18", weights=None), out_channels=64, num_outs=5)
+    maps = neck(torch.randn(1, 3, 97, 130))
+    assert list(maps) == ["p3", "p4", "p5", "p6", "p7"] == list(neck.output_shape())
+    assert [tuple(m.shape[1:]) for m in maps.values()] == [
+        (64, 13, 17), (64, 7, 9), (64, 4, 5), (64, 2, 3), (64, 1, 2),
+    ]  # fmt: skip
+    assert neck.extra[0][0].in_channels == 512 and neck.extra[1][0].in_channels == 64
+    with pytest.raises(ValueError, match="num_outs"):
+        ChannelMapper(TimmBackbone("resnet18", weights=None), num_outs=2)
+
+
+def test_fpn_has_p6_from_p5_and_p7_from_relu_p6():
+    fpn = fpn_p3_p7(TimmBackbone("resnet18", weights=None), 32).eval()
+    maps = fpn(torch.randn(1, 3, 64, 64))
+    assert list(maps) == ["p3", "p4", "p5", "p6", "p7"]
+    torch.testing.assert_close(maps["p6"], fpn.top_block.p6(maps["p5"]))
+    torch.testing.assert_close(maps["p7"], fpn.top_block.p7(maps["p6"].relu()))
