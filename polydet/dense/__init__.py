@@ -1,0 +1,21 @@
+"""One-stage detectors: shared head, ATSS, assignments as pure functions."""
+
+from .assignment import BACKGROUND, IGNORED, atss_assign, inside_image
+from .atss import ATSSHead, centerness
+from .detector import OneStageDetector
+from .head import DenseHead
+from .structures import DensePredictions, DenseTargets, dense_targets
+
+__all__ = [
+    "BACKGROUND",
+    "IGNORED",
+    "ATSSHead",
+    "DenseHead",
+    "DensePredictions",
+    "DenseTargets",
+    "OneStageDetector",
+    "atss_assign",
+    "centerness",
+    "dense_targets",
+    "inside_image",
+]
