@@ -1,0 +1,114 @@
+"""Proposals of a whole dataset as flat columns, memory-mapped, and as COCO json."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CATEGORY = "selective_search"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old file or the whole new one."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    os.replace(part, path)
+
+
+@dataclass(frozen=True)
+class ProposalColumns:
+    """Boxes of n images in five arrays.
+
+    Attributes:
+        boxes: float32 ``[N, 4]`` xyxy pixels, image after image.
+        labels: uint16 ``[N]`` pseudo-class from 0; all zero before clustering.
+        offsets: int64 ``[n + 1]``; image i owns rows ``offsets[i]:offsets[i + 1]``.
+        image_ids: int64 ``[n]``.
+        sizes: int32 ``[n, 2]`` height, width in pixels.
+        file_names: n paths relative to the image root.
+        info: settings and counts of the run.
+    """
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    offsets: np.ndarray
+    image_ids: np.ndarray
+    sizes: np.ndarray
+    file_names: Sequence[str]
+    info: dict[str, Any]
+
+    ARRAYS = ("boxes", "labels", "offsets", "image_ids", "sizes")
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def of(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes ``[k, 4]`` and labels ``[k]`` of the image at this position."""
+        rows = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+        return self.boxes[rows], self.labels[rows]
+
+    def save(self, folder: Path) -> None:
+        """Write a folder of .npy files; ``columns.json`` is written last and marks it complete."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "columns.json").unlink(missing_ok=True)
+        for name in self.ARRAYS:
+            np.save(folder / f"{name}.npy", getattr(self, name))
+        meta = {"file_names": list(self.file_names), "info": self.info}
+        write_atomically(folder / "columns.json", json.dumps(meta))
+
+    @classmethod
+    def load(cls, folder: Path) -> ProposalColumns:
+        """Map a saved folder.
+
+        Raises:
+            FileNotFoundError: if the folder is absent or its writing never finished.
+        """
+        folder = Path(folder)
+        if not (folder / "columns.json").is_file():
+            raise FileNotFoundError(
+                f"no complete proposals in {folder}: make them with tools/selective_search.py (it resumes)"
+            )
+        meta = json.loads((folder / "columns.json").read_text())
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in cls.ARRAYS}
+        return cls(**arrays, file_names=meta["file_names"], info=meta["info"])
+
+    def write_coco(self, path: Path) -> None:
+        """Write COCO json (xywh, category ids from 1), a piece at a time so that memory stays flat."""
+        num_labels = int(self.info.get("num_labels", 1))
+        names = [CATEGORY] if num_labels == 1 else [f"cluster_{i + 1}" for i in range(num_labels)]
+        categories = [{"id": i + 1, "name": name} for i, name in enumerate(names)]
+        part = path.with_name(path.name + ".part")
+        with part.open("w") as out:
+            out.write('{"info": ' + json.dumps(self.info) + ', "categories": ' + json.dumps(categories))
+            out.write(', "images": [')
+            for i, name in enumerate(self.file_names):
+                height, width = (int(v) for v in self.sizes[i])
+                image = {"id": int(self.image_ids[i]), "file_name": name, "height": height, "width": width}
+                out.write((", " if i else "") + json.dumps(image))
+            out.write('], "annotations": [')
+            for row, annotation in enumerate(self._annotations()):
+                out.write((", " if row else "") + json.dumps(annotation))
+            out.write("]}")
+        os.replace(part, path)
+
+    def _annotations(self) -> Iterator[dict[str, Any]]:
+        row = 0
+        for i in range(len(self)):
+            boxes, labels = self.of(i)
+            for (x0, y0, x1, y1), label in zip(boxes.tolist(), labels.tolist()):
+                row += 1
+                w, h = round(x1 - x0, 2), round(y1 - y0, 2)
+                yield {
+                    "id": row,
+                    "image_id": int(self.image_ids[i]),
+                    "category_id": label + 1,
+                    "bbox": [round(x0, 2), round(y0, 2), w, h],
+                    "area": round(w * h, 2),
+                    "iscrowd": 0,
+                }

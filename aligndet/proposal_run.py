@@ -1,0 +1,214 @@
+"""Selective search over a dataset: processes, progress, shards that survive a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from .proposal_columns import ProposalColumns, write_atomically
+from .proposals import ProposalSettings, propose
+
+logger = logging.getLogger(__name__)
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image to search: its id, and its path relative to the image root."""
+
+    image_id: int
+    file_name: str
+
+
+def images_of_json(json_file: Path) -> list[ImageRecord]:
+    """Images of a COCO or LVIS json, in file order; annotations are not looked at."""
+    data = json.loads(Path(json_file).read_text())
+    if "images" not in data:
+        raise ValueError(f"{json_file}: no key 'images'; a COCO or LVIS annotation file was expected")
+    records = []
+    for image in data["images"]:
+        name = image.get("file_name") or "/".join(image["coco_url"].split("/")[-2:])
+        records.append(ImageRecord(int(image["id"]), name))
+    return records
+
+
+def images_of_folder(root: Path) -> list[ImageRecord]:
+    """Every image below a folder, ids from 1 in the order of the paths."""
+    paths = sorted(p.relative_to(root).as_posix() for p in Path(root).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise FileNotFoundError(f"no image ({', '.join(sorted(IMAGE_SUFFIXES))}) below {root}")
+    return [ImageRecord(i + 1, name) for i, name in enumerate(paths)]
+
+
+def _start_worker() -> None:
+    # one thread each: the processes are the parallelism
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
+def _search_shard(
+    records: Sequence[ImageRecord], root: str, settings: ProposalSettings, target: str
+) -> tuple[int, int]:
+    """Search the images of one shard and write it in one move. Returns (images, unreadable images)."""
+    boxes, counts, ids, names, sizes, unreadable = [], [0], [], [], [], []
+    for record in records:
+        path = os.path.join(root, record.file_name)
+        try:
+            image = cv2.imread(path, cv2.IMREAD_COLOR)
+            if image is None:
+                raise OSError("missing" if not os.path.exists(path) else "not an image that can be decoded")
+            found = propose(image, settings, record.image_id)
+        except (OSError, ValueError, cv2.error) as error:
+            unreadable.append({"image_id": record.image_id, "file_name": record.file_name, "reason": str(error)})
+            continue
+        boxes.append(found)
+        counts.append(len(found))
+        ids.append(record.image_id)
+        names.append(record.file_name)
+        sizes.append(image.shape[:2])
+    part = target + ".part.npz"
+    np.savez(
+        part,
+        boxes=np.concatenate(boxes) if boxes else np.zeros((0, 4), np.float32),
+        counts=np.asarray(counts[1:], np.int64),
+        image_ids=np.asarray(ids, np.int64),
+        sizes=np.asarray(sizes, np.int32).reshape(-1, 2),
+        text=np.asarray(json.dumps({"file_names": names, "unreadable": unreadable})),
+    )
+    os.replace(part, target)
+    return len(records), len(unreadable)
+
+
+def _plan(
+    records: Sequence[ImageRecord], work: Path, settings: ProposalSettings, shard_size: int
+) -> list[tuple[Sequence[ImageRecord], Path]]:
+    """The shards of a run; refuses a work folder that belongs to other images or settings."""
+    if len({r.image_id for r in records}) != len(records):
+        raise ValueError("image ids repeat in the list of images; proposals could not be told apart")
+    listing = "\n".join(f"{r.image_id} {r.file_name}" for r in records)
+    plan = {
+        "settings": settings.as_dict(),
+        "images": hashlib.sha256(listing.encode()).hexdigest(),
+        "shard_size": shard_size,
+    }
+    work.mkdir(parents=True, exist_ok=True)
+    plan_file = work / "plan.json"
+    if plan_file.exists():
+        old = json.loads(plan_file.read_text())
+        changed = [key for key in plan if old.get(key) != plan[key]]
+        if changed:
+            raise ValueError(
+                f"{work} holds shards of another run ({', '.join(changed)} differ): "
+                "remove the folder to start afresh, or name another output"
+            )
+    else:
+        write_atomically(plan_file, json.dumps(plan, indent=1))
+    starts = range(0, len(records), shard_size)
+    return [(records[s : s + shard_size], work / f"shard-{s // shard_size:06d}.npz") for s in starts]
+
+
+def _merge(shards: Sequence[Path], settings: ProposalSettings) -> tuple[ProposalColumns, list[dict]]:
+    boxes, counts, ids, sizes, names, unreadable = [], [], [], [], [], []
+    for path in shards:
+        with np.load(path) as shard:
+            boxes.append(shard["boxes"])
+            counts.append(shard["counts"])
+            ids.append(shard["image_ids"])
+            sizes.append(shard["sizes"])
+            text = json.loads(str(shard["text"]))
+        names.extend(text["file_names"])
+        unreadable.extend(text["unreadable"])
+    count = np.concatenate(counts)
+    all_boxes = np.concatenate(boxes)
+    columns = ProposalColumns(
+        boxes=all_boxes,
+        labels=np.zeros(len(all_boxes), np.uint16),
+        offsets=np.concatenate([[0], np.cumsum(count)]).astype(np.int64),
+        image_ids=np.concatenate(ids),
+        sizes=np.concatenate(sizes),
+        file_names=names,
+        info={
+            "settings": settings.as_dict(),
+            "num_labels": 1,
+            "images": len(count),
+            "boxes": len(all_boxes),
+            "images_without_boxes": int((count == 0).sum()),
+            "unreadable": len(unreadable),
+        },
+    )
+    return columns, unreadable
+
+
+def run(
+    records: Sequence[ImageRecord],
+    root: Path,
+    output: Path,
+    settings: ProposalSettings,
+    workers: int = 1,
+    shard_size: int = 32,
+    write_json: bool = True,
+) -> ProposalColumns:
+    """Search every image and write ``<output>.columns/`` and, if asked, ``<output>.json``.
+
+    Finished shards lie in ``<output>.shards/``, each written in one move: after a kill the same call goes on with
+    the shards that are missing and the result is the same, byte for byte. Images that cannot be read are listed in
+    ``<output>.unreadable.json`` with the reason and do not stop the run.
+
+    Args:
+        root: folder that the records' file names are relative to.
+        output: path without suffix.
+        workers: processes; 0 or 1 searches in this process.
+
+    Raises:
+        ValueError: if the shards on disk belong to other images or settings, or image ids repeat.
+        RuntimeError: if no image at all could be read.
+    """
+    output = Path(output)
+    work = output.with_name(output.name + ".shards")
+    shards = _plan(records, work, settings, shard_size)
+    todo = [(part, path) for part, path in shards if not path.exists()]
+    if len(todo) < len(shards):
+        logger.info("%d of %d shards are there already", len(shards) - len(todo), len(shards))
+    done = sum(len(part) for part, path in shards if path.exists())
+    failed = 0
+    with tqdm(total=len(records), initial=done, unit="img", desc="selective search") as bar:
+        for images, bad in _search(todo, root, settings, workers):
+            failed += bad
+            bar.update(images)
+            bar.set_postfix(unreadable=failed)
+    columns, unreadable = _merge([path for _, path in shards], settings)
+    write_atomically(output.with_name(output.name + ".unreadable.json"), json.dumps(unreadable, indent=1))
+    if len(columns) == 0:
+        raise RuntimeError(f"none of the {len(records)} images below {root} could be read: {unreadable[:3]}")
+    if unreadable:
+        logger.warning("%d images could not be read; see %s.unreadable.json", len(unreadable), output)
+    columns.save(output.with_name(output.name + ".columns"))
+    if write_json:
+        columns.write_coco(output.with_name(output.name + ".json"))
+    return columns
+
+
+def _search(
+    todo: Sequence[tuple[Sequence[ImageRecord], Path]], root: Path, settings: ProposalSettings, workers: int
+) -> Iterator[tuple[int, int]]:
+    if workers <= 1:
+        for part, path in todo:
+            yield _search_shard(part, str(root), settings, str(path))
+        return
+    context = multiprocessing.get_context("spawn")  # forking a process that has used torch threads can hang
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+        futures = [pool.submit(_search_shard, part, str(root), settings, str(path)) for part, path in todo]
+        for future in as_completed(futures):
+            yield future.result()

@@ -1,0 +1,151 @@
+import json
+import os
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools.coco import COCO
+
+from aligndet import proposal_run
+from aligndet.proposal_columns import ProposalColumns
+from aligndet.proposal_run import ImageRecord, images_of_folder, images_of_json, run
+from aligndet.proposals import ProposalSettings, filter_boxes, propose, selective_search, suppress
+
+SMALL = ProposalSettings(mode="published", min_side=12)
+
+
+def scene(seed, height=120, width=160):
+    rng = np.random.default_rng(seed)
+    image = np.full((height, width, 3), 128, np.uint8)
+    for _ in range(4):
+        x, y, w, h = rng.integers(0, 100), rng.integers(0, 70), rng.integers(20, 60), rng.integers(20, 50)
+        image[y : y + h, x : x + w] = rng.integers(0, 255, 3)
+    return cv2.GaussianBlur(image, (3, 3), 0)
+
+
+@pytest.fixture
+def images(tmp_path):
+    root = tmp_path / "images"
+    root.mkdir()
+    for i in range(7):
+        cv2.imwrite(str(root / f"{i}.png"), scene(i))
+    return root
+
+
+@pytest.mark.parametrize("mode", ["published", "fast", "quality"])
+def test_search_finds_a_plain_object_and_repeats_itself(mode):
+    image = np.full((96, 128, 3), 60, np.uint8)
+    image[30:70, 40:90] = (20, 200, 90)
+    boxes = selective_search(image, mode)
+    assert np.abs(boxes - [40, 30, 90, 70]).max(1).min() <= 2
+    np.testing.assert_array_equal(boxes, selective_search(image, mode))
+    np.testing.assert_array_equal(propose(image, SMALL, 3), propose(image, SMALL, 3))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(*[st.integers(0, 200)] * 2, *[st.integers(1, 200)] * 2), max_size=30))
+def test_filter_is_the_published_one(raw):
+    boxes = np.asarray([(x, y, x + w, y + h) for x, y, w, h in raw], np.float32).reshape(-1, 4)
+    config = ProposalSettings()
+    kept = set(map(tuple, filter_boxes(boxes, 300, 400, config)))
+    for x0, y0, x1, y1 in boxes:
+        w, h = x1 - x0, y1 - y0
+        passes = w >= 32 and h >= 32 and 1 / 3 <= w / h <= 3 and (w * h) ** 0.5 / (300 * 400) ** 0.5 <= 0.8
+        edge = abs(w / h - 3) < 1e-5 or abs(h / w - 3) < 1e-5
+        assert edge or passes == ((x0, y0, x1, y1) in kept)
+
+
+def test_suppression_keeps_the_first_of_each_cluster():
+    boxes = np.float32([[0, 0, 10, 10], [0, 0, 10, 10], [1, 0, 11, 10], [20, 20, 30, 30], [0, 0, 4, 4]])
+    np.testing.assert_array_equal(suppress(boxes, 0.5), boxes[[0, 3, 4]])
+    assert len(suppress(boxes[:0], 0.5)) == 0
+
+
+def test_max_side_returns_boxes_in_file_pixels():
+    image = np.full((200, 300, 3), 60, np.uint8)
+    image[60:140, 100:200] = (20, 200, 90)
+    boxes = propose(image, ProposalSettings(max_side=150))
+    assert np.abs(boxes - [100, 60, 200, 140]).max(1).min() <= 4
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(ValueError, match="mode 'slow'"):
+        ProposalSettings(mode="slow")
+    with pytest.raises(ValueError, match="uint8"):
+        propose(np.zeros((5, 5), np.uint8), SMALL)
+
+
+def test_run_writes_columns_and_coco(images, tmp_path):
+    columns = run(images_of_folder(images), images, tmp_path / "p", SMALL, shard_size=3)
+    assert columns.info["images"] == 7 and columns.info["boxes"] == len(columns.boxes) > 0
+    again = ProposalColumns.load(tmp_path / "p.columns")
+    coco = COCO(str(tmp_path / "p.json"))
+    assert [c["name"] for c in coco.dataset["categories"]] == ["selective_search"]
+    for i, image_id in enumerate(again.image_ids.tolist()):
+        boxes, labels = again.of(i)
+        found = np.asarray([a["bbox"] for a in coco.imgToAnns[image_id]]).reshape(-1, 4)
+        found[:, 2:] += found[:, :2]
+        np.testing.assert_allclose(found, boxes, atol=0.01)
+        np.testing.assert_array_equal(boxes, propose(cv2.imread(str(images / f"{i}.png")), SMALL, image_id))
+        assert (labels == 0).all()
+
+
+def test_processes_do_not_change_the_result(images, tmp_path):
+    one = run(images_of_folder(images), images, tmp_path / "one", SMALL, workers=1, shard_size=2)
+    two = run(images_of_folder(images), images, tmp_path / "two", SMALL, workers=2, shard_size=3)
+    np.testing.assert_array_equal(one.boxes, two.boxes)
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+
+
+def test_a_killed_run_resumes_and_loses_nothing(images, tmp_path, monkeypatch):
+    whole = run(images_of_folder(images), images, tmp_path / "whole", SMALL, shard_size=2)
+    searched = []
+
+    def dies(image, config, seed):
+        if len(searched) == 5:
+            raise KeyboardInterrupt
+        searched.append(seed)
+        return propose(image, config, seed)
+
+    monkeypatch.setattr(proposal_run, "propose", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(images_of_folder(images), images, tmp_path / "cut", SMALL, shard_size=2)
+    assert not (tmp_path / "cut.columns").exists()
+    with pytest.raises(FileNotFoundError, match="resumes"):
+        ProposalColumns.load(tmp_path / "cut.columns")
+    searched.clear()
+    monkeypatch.setattr(proposal_run, "propose", lambda *a: searched.append(a[2]) or propose(*a))
+    resumed = run(images_of_folder(images), images, tmp_path / "cut", SMALL, shard_size=2)
+    assert searched == [5, 6, 7]  # two shards of two were safe, the third and fourth were not
+    np.testing.assert_array_equal(resumed.boxes, whole.boxes)
+    assert (tmp_path / "cut.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+
+
+def test_shards_of_another_run_are_refused(images, tmp_path):
+    run(images_of_folder(images), images, tmp_path / "p", SMALL)
+    with pytest.raises(ValueError, match="settings"):
+        run(images_of_folder(images), images, tmp_path / "p", ProposalSettings(mode="fast"))
+
+
+def test_unreadable_images_are_listed(images, tmp_path):
+    (images / "3.png").write_bytes(b"not a picture")
+    records = [*images_of_folder(images), ImageRecord(99, "gone.png")]
+    columns = run(records, images, tmp_path / "p", SMALL)
+    listed = json.loads((tmp_path / "p.unreadable.json").read_text())
+    assert [(r["file_name"], r["image_id"]) for r in listed] == [("3.png", 4), ("gone.png", 99)]
+    assert listed[1]["reason"] == "missing" and columns.info["unreadable"] == 2 and len(columns) == 6
+    for name in os.listdir(images):
+        (images / name).write_bytes(b"")
+    with pytest.raises(RuntimeError, match="none of the 7 images"):
+        run(images_of_folder(images), images, tmp_path / "q", SMALL)
+
+
+def test_json_of_images_needs_no_annotations(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"images": [{"id": 4, "coco_url": "http://x/train2017/000.jpg"}]}))
+    assert images_of_json(path) == [ImageRecord(4, "train2017/000.jpg")]
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="images"):
+        images_of_json(path)
