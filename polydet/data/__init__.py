@@ -1,0 +1,26 @@
+"""Datasets: cards, readers, loaders, samplers, augmentations and the generated ShapeWorld.
+
+Importing this registers the built-in cards in Detectron2's catalogs and touches no dataset file.
+"""
+
+from polydet.data import builtin
+from polydet.data.card import DatasetCard, datasets_root, list_cards, missing_files, prepare_cards, register_card
+from polydet.data.columns import AnnotationTable
+from polydet.data.errors import DatasetError
+from polydet.data.load import class_image_counts, get_card, label_names, load_card
+
+__all__ = [
+    "AnnotationTable",
+    "DatasetCard",
+    "DatasetError",
+    "builtin",
+    "class_image_counts",
+    "datasets_root",
+    "get_card",
+    "label_names",
+    "list_cards",
+    "load_card",
+    "missing_files",
+    "prepare_cards",
+    "register_card",
+]

@@ -1,0 +1,229 @@
+"""Dataset cards: one declaration per dataset, from which everything else derives."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from polydet.data.errors import DatasetError
+from polydet.text import resolve_templates
+
+__all__ = [
+    "DatasetCard",
+    "datasets_root",
+    "find_card",
+    "list_cards",
+    "missing_files",
+    "prepare_cards",
+    "register_card",
+    "sync_metadata",
+]
+
+
+def datasets_root() -> Path:
+    """Where relative paths of cards start: the environment variable DETECTRON2_DATASETS, by default ./datasets."""
+    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+
+
+@dataclass(frozen=True)
+class DatasetCard:
+    """What is to be known about one dataset; nothing else states a number of classes.
+
+    Paths are absolute or relative to `datasets_root()` and are looked at only when the data is used.
+
+    Attributes:
+        name: key in Detectron2's DatasetCatalog and MetadataCatalog.
+        json_file: annotation file, or several (read one after the other).
+        image_root: folder to which image names are relative, or one per annotation file.
+        format: which reader, a key of `polydet.data.readers.READERS`.
+        classes: class names; contiguous id = position. None: taken from the annotation file.
+        category_ids: id of each class in the annotation file. None: the file's categories are matched by name.
+        spelling: name in the file -> name in `classes` (spelling fixes).
+        templates: prompts with one `{}` for the class name, or a key of `polydet.text.TEMPLATES`.
+        label_policy: `exhaustive` (every object of every class is annotated) or `federated` (only classes verified
+            for an image are known to be present or absent).
+        evaluator: which evaluator, a key of `polydet.evaluation.EVALUATORS`.
+        hierarchy: file of a class hierarchy, where there is one.
+        files: further files the reader needs, by role.
+        options: further arguments of the reader.
+        generator: `module:function` that writes the dataset on first use, for generated datasets.
+        about, url, licence: where the files come from and under which terms.
+    """
+
+    name: str
+    json_file: str | tuple[str, ...]
+    image_root: str | tuple[str, ...]
+    format: str = "coco"
+    classes: tuple[str, ...] | None = None
+    category_ids: tuple[int | str, ...] | None = None
+    spelling: Mapping[str, str] = field(default_factory=dict)
+    templates: str | tuple[str, ...] = "photo"
+    label_policy: Literal["exhaustive", "federated"] = "exhaustive"
+    evaluator: str = "coco"
+    hierarchy: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    generator: str | None = None
+    about: str = ""
+    url: str = ""
+    licence: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a card that contradicts itself."""
+        if self.classes is not None:
+            object.__setattr__(self, "classes", tuple(self.classes))
+            seen: set[str] = set()
+            twice = [n for n in self.classes if n in seen or seen.add(n)]  # type: ignore[func-returns-value]
+            if twice or not self.classes:
+                what = f"card {self.name!r} names {twice} twice" if twice else f"card {self.name!r} has no classes"
+                raise DatasetError(what, remedy="give every class once")
+        if self.category_ids is not None and len(self.category_ids) != len(self.classes or ()):
+            raise DatasetError(
+                f"card {self.name!r} has {len(self.classes or ())} classes but {len(self.category_ids)} category_ids",
+                remedy="give one id per class, in the same order",
+            )
+        if self.label_policy not in ("exhaustive", "federated"):
+            raise DatasetError(f"card {self.name!r}: unknown label_policy {self.label_policy!r}")
+        try:
+            object.__setattr__(self, "templates", resolve_templates(self.templates))
+        except ValueError as error:
+            raise DatasetError(f"card {self.name!r}: {error}") from error
+
+    @property
+    def json_files(self) -> tuple[Path, ...]:
+        """Annotation files as paths."""
+        return tuple(resolve(file) for file in _as_tuple(self.json_file))
+
+    @property
+    def image_roots(self) -> tuple[Path, ...]:
+        """Image folders, one per annotation file."""
+        roots = tuple(resolve(root) for root in _as_tuple(self.image_root))
+        return roots * len(self.json_files) if len(roots) == 1 else roots
+
+    def file(self, role: str) -> Path:
+        """Path of the further file with this role."""
+        if role not in self.files:
+            raise DatasetError(f"card {self.name!r} has no file {role!r}", remedy=f"one of {sorted(self.files)}")
+        return resolve(self.files[role])
+
+    def required_files(self) -> list[Path]:
+        """Every file and folder that must exist before the card can be read."""
+        hierarchy = [resolve(self.hierarchy)] if self.hierarchy else []
+        extra = [resolve(path) for path in self.files.values()]
+        other = self.options.get("exclude_images_of")
+        related = list(find_card(other).json_files) if other else []
+        return [*self.json_files, *extra, *hierarchy, *related, *dict.fromkeys(self.image_roots)]
+
+    def prepare(self) -> None:
+        """Write the dataset if it is a generated one and is not there yet."""
+        if self.generator is not None:
+            module, function = self.generator.split(":")
+            getattr(importlib.import_module(module), function)(self)
+
+
+_CARDS: dict[str, DatasetCard] = {}
+_LOADERS: list[Callable[[str], Any]] = []
+
+
+def set_loader(loader: Callable[[str], Any]) -> None:
+    """Tell the registry how a card is loaded (kept here so that a card module imports no reader)."""
+    _LOADERS[:] = [loader]
+
+
+def register_card(card: DatasetCard, *, overwrite: bool = False) -> DatasetCard:
+    """Make a card known here and in Detectron2's DatasetCatalog and MetadataCatalog; touches no file.
+
+    A name that Detectron2 registers itself (`coco_2017_train`, ...) is taken over. Raises DatasetError if a card of
+    that name exists and differs, unless `overwrite`.
+    """
+    known = _CARDS.get(card.name)
+    if known is not None and known != card and not overwrite:
+        raise DatasetError(
+            f"a card named {card.name!r} exists already", remedy="choose another name or pass overwrite=True"
+        )
+    if card.name in DatasetCatalog:
+        DatasetCatalog.remove(card.name)
+    if card.name in MetadataCatalog.list():
+        MetadataCatalog.remove(card.name)
+    _CARDS[card.name] = card
+    DatasetCatalog.register(card.name, lambda name=card.name: _LOADERS[0](name))
+    sync_metadata(card)
+    return card
+
+
+def sync_metadata(card: DatasetCard) -> None:
+    """Write what the card knows into Detectron2's metadata; paths follow `datasets_root()` as it is now."""
+    known: dict[str, Any] = {"evaluator_type": card.evaluator, "image_root": str(card.image_roots[0])}
+    if card.format in ("coco", "lvis", "grounding") and len(card.json_files) == 1:
+        known["json_file"] = str(card.json_files[0])
+    if card.classes is not None:
+        known["thing_classes"] = list(card.classes)
+    if card.category_ids is not None:
+        known["thing_dataset_id_to_contiguous_id"] = {id_: i for i, id_ in enumerate(card.category_ids)}
+    meta = MetadataCatalog.get(card.name)
+    for key, value in known.items():
+        if meta.get(key) != value:
+            meta.__dict__.pop(key, None)
+            setattr(meta, key, value)
+
+
+def find_card(name: str) -> DatasetCard:
+    """The card as it was registered, without looking at any file. Raises DatasetError with near names."""
+    if name not in _CARDS:
+        import difflib
+
+        near = difflib.get_close_matches(name, _CARDS, n=5, cutoff=0.5)
+        raise DatasetError(
+            f"no dataset card is named {name!r}",
+            remedy=f"did you mean one of {near or sorted(_CARDS)}? Your own data needs register_card or "
+            "tools/add_dataset.py",
+        )
+    return _CARDS[name]
+
+
+def list_cards() -> list[str]:
+    """Names of all registered cards."""
+    return sorted(_CARDS)
+
+
+def missing_files(names: Iterable[str]) -> dict[str, list[Path]]:
+    """Files that the named cards need and that are not on disk, per card (cards with nothing missing left out)."""
+    missing = {}
+    for name in dict.fromkeys(names):
+        absent = [path for path in find_card(name).required_files() if not path.exists()]
+        if absent:
+            missing[name] = absent
+    return missing
+
+
+def prepare_cards(names: Iterable[str]) -> None:
+    """Generate what can be generated, then raise one DatasetError that lists every missing file of every card."""
+    names = list(dict.fromkeys(names))
+    for name in names:
+        find_card(name).prepare()
+    missing = missing_files(names)
+    if missing:
+        lines = [f"  {name}: {path}" for name, paths in missing.items() for path in paths]
+        where = {find_card(name).url for name in missing} - {""}
+        raise DatasetError(
+            f"{sum(map(len, missing.values()))} files or folders of {len(missing)} datasets are missing:\n"
+            + "\n".join(lines),
+            remedy=f"put the data under DETECTRON2_DATASETS (now {datasets_root().absolute()})"
+            + (f"; it comes from {', '.join(sorted(where))}" if where else "")
+            + "; docs/datasets.md shows the layout and tools/check_datasets.py verifies it",
+        )
+
+
+def resolve(path: str) -> Path:
+    """A card's path as it is now."""
+    return datasets_root() / os.path.expanduser(path)
+
+
+def _as_tuple(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
