@@ -57,12 +57,11 @@ class DenseHead(nn.Module):
         anchor_scale: anchor side in strides.
         octaves: anchor sizes a location are `anchor_scale * stride * 2^(i / octaves)`.
         anchor_offset: centre of the first anchor in strides (0 in mmdetection's anchor heads, 0.5 for points).
+        box_dim: raw outputs of a box.
         has_quality: predict one more logit an anchor, from the box tower.
         level_scale: one learnable factor a level on the box output.
         class_weight, box_weight, quality_weight: loss weights.
     """
-
-    box_dim = 4
 
     def __init__(
         self,
@@ -78,6 +77,7 @@ class DenseHead(nn.Module):
         aspect_ratios: Sequence[float] = (1.0,),
         anchor_offset: float = 0.0,
         delta_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0),
+        box_dim: int = 4,
         has_quality: bool = True,
         level_scale: bool = True,
         prior_prob: float = 0.01,
@@ -91,6 +91,7 @@ class DenseHead(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.strides = tuple(strides)
+        self.anchor_scale, self.box_dim = anchor_scale, box_dim
         self.num_anchors = octaves * len(aspect_ratios)
         self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
         self.class_weight, self.box_weight, self.quality_weight = class_weight, box_weight, quality_weight
@@ -148,6 +149,10 @@ class DenseHead(nn.Module):
     def anchors(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Anchors of every level, `[H_l * W_l * A, 4]` xyxy pixels."""
         return [boxes.tensor for boxes in self.anchor_generator(list(features))]
+
+    def stride_of(self, anchors: Tensor) -> Tensor:
+        """Stride `[N]` of the level of each anchor `[N, 4]`; for heads with one square anchor a location."""
+        return (anchors[:, 2] - anchors[:, 0]) / self.anchor_scale
 
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
         """Raw box outputs `[N, box_dim]` and anchors `[N, 4]` -> boxes `[N, 4]` xyxy pixels, float32."""
