@@ -1,0 +1,225 @@
+"""LazyConfig files, read strictly: a key that nothing would ever read is an error that names the nearest one."""
+
+import difflib
+import inspect
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import LazyConfig
+from detectron2.utils.registry import locate
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+REQUIRED_KEYS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
+
+
+class ConfigError(ValueError):
+    """A config file or override that cannot be what its author meant."""
+
+
+def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> DictConfig:
+    """Load a LazyConfig file (``.py``, or the ``config.yaml`` that a run saves), override it and check every call.
+
+    Args:
+        path: config file.
+        overrides: ``key=value`` (the key must exist, or be a parameter of the call it belongs to), ``+key=value``
+            (adds a key), ``~key`` (deletes one).  Hydra's grammar for values.
+
+    Raises:
+        ConfigError: no such file, an unknown key (with the nearest known one), a value of another type, or an
+            argument that its ``_target_`` does not take.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"config file {str(path)!r} does not exist{_nearest_file(Path(path))}")
+    cfg = LazyConfig.load(str(path))
+    apply_overrides(cfg, overrides)
+    check_calls(cfg)
+    return cfg
+
+
+def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Override ``cfg`` in place; see :func:`load_config` for grammar and errors."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise ConfigError(f"cannot parse the overrides {list(overrides)}: {error}") from error
+    for override in parsed:
+        key = override.key_or_group
+        if override.is_delete():
+            _delete(cfg, key)
+        elif override.is_add() or override.is_force_add():
+            OmegaConf.update(cfg, key, override.value(), merge=True, force_add=True)
+        else:
+            _set(cfg, key, override.value())
+
+
+def check_calls(cfg: Any) -> None:
+    """Every node with a ``_target_`` has only arguments that its target takes.
+
+    Raises:
+        ConfigError: naming the key, the target and the nearest argument.
+    """
+    for key, node in _calls(cfg, ""):
+        accepted = _parameters(_target(node))
+        if accepted is None:
+            continue
+        for name in node:
+            if name not in accepted and name != "_target_":
+                raise ConfigError(
+                    f"{_join(key, name)}: {_target_name(node)} has no argument {name!r}{_nearest(str(name), accepted)}"
+                )
+
+
+def save_config(cfg: DictConfig, path: str | os.PathLike[str]) -> None:
+    """Write ``cfg`` as yaml that :func:`load_config` reads back; whole or not at all."""
+    temporary = Path(f"{path}.tmp.yaml")
+    LazyConfig.save(cfg, str(temporary))
+    os.replace(temporary, path)
+
+
+def flatten(cfg: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> leaf value, interpolations left as they are written."""
+    leaves: dict[str, Any] = {}
+    for name, node in _items(cfg):
+        key = _join(prefix, name)
+        if isinstance(node, DictConfig | ListConfig) and len(node):
+            leaves.update(flatten(node, key))
+        else:
+            leaves[key] = node
+    return leaves
+
+
+def _items(node: Any) -> Iterator[tuple[str, Any]]:
+    keys: Any = list(node.keys()) if isinstance(node, DictConfig) else range(len(node))
+    for key in keys:
+        yield str(key), node._get_node(key) if OmegaConf.is_interpolation(node, key) else node[key]
+
+
+def _calls(node: Any, prefix: str) -> Iterator[tuple[str, DictConfig]]:
+    if isinstance(node, DictConfig) and "_target_" in node:
+        yield prefix, node
+    if isinstance(node, DictConfig | ListConfig):
+        for name, child in _items(node):
+            yield from _calls(child, _join(prefix, name))
+
+
+def _join(prefix: str, name: Any) -> str:
+    return f"{prefix}.{name}" if prefix else str(name)
+
+
+def _target(node: DictConfig) -> Any:
+    target = node._target_
+    if isinstance(target, str):
+        located = locate(target)
+        if located is None:
+            raise ConfigError(f"_target_ {target!r} cannot be imported")
+        return located
+    return target
+
+
+def _target_name(node: DictConfig) -> str:
+    target = node._target_
+    return target if isinstance(target, str) else getattr(target, "__qualname__", str(target))
+
+
+@cache
+def _signature(target: Any) -> inspect.Signature | None:
+    try:
+        return inspect.signature(target)
+    except (TypeError, ValueError):
+        return None
+
+
+def _parameters(target: Any) -> set[str] | None:
+    """Names of the target's parameters; None when it takes anything (``**kwargs``) or cannot be inspected."""
+    if isinstance(target, Mapping | DictConfig):
+        return None
+    signature = _signature(target)
+    if signature is None or any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
+        # Detectron2's @configurable hides the arguments of __init__ behind **kwargs
+        wrapped = getattr(getattr(target, "__init__", None), "__wrapped__", None)
+        signature = _signature(wrapped) if wrapped is not None else None
+        if signature is None or any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
+            return None
+    return {name for name in signature.parameters if name != "self"}
+
+
+def _set(cfg: DictConfig, key: str, value: Any) -> None:
+    parent, name = _parent(cfg, key)
+    if isinstance(parent, ListConfig):
+        parent[int(name)] = value
+        return
+    if name not in parent and not _is_argument(parent, name):
+        raise ConfigError(_unknown(cfg, key))
+    current = None if name not in parent or OmegaConf.is_interpolation(parent, name) else parent[name]
+    if isinstance(value, dict) and isinstance(current, DictConfig) and "_target_" not in value:
+        for sub, item in value.items():
+            _set(cfg, f"{key}.{sub}", item)
+        return
+    if isinstance(current, bool | int | float) and isinstance(value, str) and not value.startswith("${"):
+        raise ConfigError(f"{key} is {current!r}, a {type(current).__name__}; {value!r} is not one")
+    if isinstance(current, DictConfig) and value is not None and not isinstance(value, dict):
+        raise ConfigError(
+            f"{key} is a group of keys ({', '.join(map(str, current))}); {value!r} would replace them all"
+        )
+    OmegaConf.update(parent, name, value, merge=False, force_add=True)
+
+
+def _delete(cfg: DictConfig, key: str) -> None:
+    parent, name = _parent(cfg, key)
+    if isinstance(parent, ListConfig):
+        del parent[int(name)]
+    elif name in parent:
+        del parent[name]
+    else:
+        raise ConfigError(_unknown(cfg, key))
+
+
+def _parent(cfg: DictConfig, key: str) -> tuple[Any, str]:
+    *path, name = key.split(".")
+    node: Any = cfg
+    for i, part in enumerate(path):
+        try:
+            node = node[int(part)] if isinstance(node, ListConfig) else node[part]
+        except (KeyError, ValueError, IndexError, TypeError):
+            node = None
+        except Exception as error:
+            raise ConfigError(f"{'.'.join(path[: i + 1])}: {error}") from error
+        if not isinstance(node, DictConfig | ListConfig):
+            raise ConfigError(_unknown(cfg, key))
+    if isinstance(node, ListConfig) and not (name.isdigit() and int(name) < len(node)):
+        raise ConfigError(f"{key}: {'.'.join(path)} is a list of {len(node)} items")
+    return node, name
+
+
+def _is_argument(node: DictConfig, name: str) -> bool:
+    if "_target_" not in node:
+        return False
+    accepted = _parameters(_target(node))
+    return accepted is None or name in accepted
+
+
+def _unknown(cfg: DictConfig, key: str) -> str:
+    known: set[str] = set()
+    for leaf in flatten(cfg):
+        parts = leaf.split(".")
+        known.update(".".join(parts[:i]) for i in range(1, len(parts) + 1))
+    for prefix, node in _calls(cfg, ""):
+        known.update(_join(prefix, name) for name in _parameters(_target(node)) or ())
+    return f"unknown config key {key!r}{_nearest(key, known)} (`+{key}=...` adds a key on purpose)"
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _nearest_file(path: Path) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f": there is no folder {str(folder)!r}"
+    return _nearest(path.name, {p.name for p in folder.glob("*.py")})

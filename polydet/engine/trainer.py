@@ -1,0 +1,169 @@
+"""The training loop: one optimiser step with autocast, accumulation, clipping and averaging."""
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.utils import comm
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from polydet.engine.distributed import seed_everything
+from polydet.engine.ema import ModelEMA
+
+Clip = Literal["none", "norm", "value"]
+DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss or gradient norm is NaN or infinite; ``values`` are the losses of the step."""
+
+    def __init__(self, message: str, values: Mapping[str, float]) -> None:
+        super().__init__(message)
+        self.values = dict(values)
+
+
+class Trainer(TrainerBase):
+    """Detectron2's trainer with hooks, on CPU or CUDA.
+
+    Every step starts by seeding torch, numpy and random from (seed, iteration, rank): a run that is resumed, and a
+    step that is replayed, see the numbers that the uninterrupted run saw.
+
+    Args:
+        model: the model or its DistributedDataParallel; returns a dict of weighted losses in training.
+        optimizer: steps once per iteration.
+        dtype: autocast dtype, ``float32`` for none.
+        grad_accumulation: batches per optimiser step; the losses are averaged.
+        clip: ``norm`` (total norm), ``value`` (element-wise) or ``none``.
+        clip_value: bound of the clipping.
+        ema: average to update after each step.
+        seed: of the run.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        dtype: str = "float32",
+        grad_accumulation: int = 1,
+        clip: Clip = "none",
+        clip_value: float = 0.0,
+        ema: ModelEMA | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if dtype not in DTYPES:
+            raise ValueError(f"train.amp.dtype must be one of {sorted(DTYPES)}, not {dtype!r}")
+        if clip not in ("none", "norm", "value"):
+            raise ValueError(f"train.clip_grad.kind must be none, norm or value, not {clip!r}")
+        self.model, self.optimizer, self.ema, self.seed = model, optimizer, ema, seed
+        self.grad_accumulation, self.clip, self.clip_value = grad_accumulation, clip, clip_value
+        self.device = next(model.parameters()).device
+        self.dtype = DTYPES[dtype]
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
+        self.batch: list[dict[str, Any]] = []  # of the current step; read by hooks
+        self.num_ground_truth = 0  # boxes of the current step, this process
+        self._batches: Iterator[list[dict[str, Any]]] = iter(())
+
+    @property
+    def raw_model(self) -> nn.Module:
+        """The model without its DistributedDataParallel."""
+        return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
+
+    def set_loader(self, loader: Iterable[list[dict[str, Any]]]) -> None:
+        """Batches from the position where training starts; ``grad_accumulation`` of them are one step."""
+        self._batches = iter(loader)
+
+    def run_step(self) -> None:
+        """One optimiser step.
+
+        Raises:
+            NonFiniteError: on every process, before any weight has changed.
+        """
+        seed_everything(self.seed, self.iter, comm.get_rank())
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.num_ground_truth = 0
+        data_time, metrics = 0.0, dict[str, float]()
+        for micro in range(self.grad_accumulation):
+            start = time.perf_counter()
+            self.batch = next(self._batches)
+            data_time += time.perf_counter() - start
+            self.num_ground_truth += sum(len(item["instances"]) for item in self.batch if "instances" in item)
+            last = micro == self.grad_accumulation - 1
+            for name, value in self._forward_backward(last).items():
+                metrics[name] = metrics.get(name, 0.0) + value / self.grad_accumulation
+        self._update(metrics)
+        if self.ema is not None:
+            self.ema.update(self.raw_model)
+        self.storage.put_scalars(data_time=data_time, **metrics)
+
+    def _forward_backward(self, last: bool) -> dict[str, float]:
+        wait = not last and isinstance(self.model, DistributedDataParallel)
+        with self.model.no_sync() if wait else contextlib.nullcontext():  # type: ignore[operator]
+            with self.autocast():
+                losses = self.model(self.batch)
+            if not losses:
+                raise RuntimeError(f"{type(self.raw_model).__name__} returned no losses in training")
+            total = torch.stack([value.reshape(()) for value in losses.values()]).sum()
+            metrics = reduce_losses({**losses, "total_loss": total})
+            bad = [name for name, value in metrics.items() if value != value or abs(value) == float("inf")]
+            if bad:
+                raise NonFiniteError(f"iteration {self.iter}: {', '.join(bad)} not finite", metrics)
+            self.scaler.scale(total / self.grad_accumulation).backward()
+        return metrics
+
+    def _update(self, metrics: dict[str, float]) -> None:
+        self.scaler.unscale_(self.optimizer)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        limit = self.clip_value if self.clip == "norm" else float("inf")
+        norm = float(nn.utils.clip_grad_norm_(parameters, limit)) if parameters else 0.0
+        if norm != norm or norm == float("inf"):
+            if not self.scaler.is_enabled():  # with loss scaling a skipped step is part of the method
+                raise NonFiniteError(f"iteration {self.iter}: gradient norm is {norm}", metrics)
+        elif self.clip == "value":
+            nn.utils.clip_grad_value_(parameters, self.clip_value)
+        metrics["grad_norm"] = norm
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Autocast of the run: used in training, and by the engine in evaluation."""
+        if self.dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything besides the model that a resumed run needs; randomness follows from seed and iteration."""
+        state = {**super().state_dict(), "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        if self.ema is not None:
+            state["ema"] = self.ema.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` saved.
+
+        Raises:
+            ValueError: the run averaged weights and the checkpoint did not, or the other way round.
+        """
+        super().load_state_dict(state_dict)
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        self.scaler.load_state_dict(state_dict["scaler"])
+        if (self.ema is not None) != ("ema" in state_dict):
+            raise ValueError("train.ema.enabled differs from the run that is being resumed")
+        if self.ema is not None:
+            self.ema.load_state_dict(state_dict["ema"])
+
+
+def reduce_losses(losses: Mapping[str, Tensor]) -> dict[str, float]:
+    """Scalars averaged over processes: one reduction and one copy to the host."""
+    names = sorted(losses)
+    values = torch.stack([losses[name].detach().float().reshape(()) for name in names])
+    if comm.get_world_size() > 1:
+        dist.all_reduce(values)
+        values /= comm.get_world_size()
+    return dict(zip(names, values.tolist()))
