@@ -1,0 +1,130 @@
+"""Denoising queries: ground truth with noise, to be rebuilt (DN-DETR; contrastive in DINO)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from polydet.layers import cxcywh_to_xyxy, xyxy_to_cxcywh
+
+from .structures import DenoisingQueries, Targets
+
+SMALLEST = 1e-3  # noised corners may cross; the authors clamp the logit of the anchor at the same place
+
+
+class Denoising(nn.Module):
+    """Makes groups of noised objects.
+
+    Contrastive groups (DINO, sec. 3.3) hold, for each object, a positive whose corners move by less than
+    `box_noise` times half its size, and a negative that moves further, to be called background. Plain groups
+    (DN-DETR) hold positives whose centre moves within the box and whose size changes by up to `box_noise`.
+    Images with fewer objects than the largest of the batch are filled up with zero queries, which count as background.
+
+    Args:
+        num_queries: with contrastive groups: pairs in all; the number of groups is this over the most objects.
+        num_groups: with plain groups: their number.
+        label_noise: chance that a query is given a random class.
+        box_noise: see above. indicator: DN-DETR: the last content channel is 1.
+        see_matching: whether denoising queries may see the other queries.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        dim: int = 256,
+        num_queries: int = 100,
+        num_groups: int = 5,
+        label_noise: float = 0.25,
+        box_noise: float = 1.0,
+        contrastive: bool = True,
+        indicator: bool = False,
+        see_matching: bool = True,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.num_queries = num_queries
+        self.num_groups = num_groups
+        self.label_noise = label_noise
+        self.box_noise = box_noise
+        self.contrastive = contrastive
+        self.indicator = indicator
+        self.see_matching = see_matching
+        self.label_embedding = self.make_embedding(num_classes, dim - int(indicator))
+
+    def make_embedding(self, num_classes: int, dim: int) -> nn.Embedding | None:
+        """The table of class contents; subclasses with their own class embeddings return None."""
+        return nn.Embedding(num_classes, dim)
+
+    def flip(self, labels: Tensor, targets: Sequence[Targets], image: Tensor) -> Tensor:
+        """Random classes for the noised queries: ``[n]`` labels of the objects of image ``[n]`` to ``[n]`` labels."""
+        return torch.randint_like(labels, self.num_classes)
+
+    def embed(self, labels: Tensor) -> Tensor:
+        """Content ``[n, C]`` of queries that pretend to be of these classes."""
+        assert self.label_embedding is not None  # a subclass without a table overrides this method
+        content = self.label_embedding(labels)
+        if labels.numel() == 0:  # keep the table in the graph where no image has an object
+            content = content + 0.0 * self.label_embedding.weight.sum()
+        return F.pad(content, (0, 1), value=1.0) if self.indicator else content
+
+    def forward(self, targets: Sequence[Targets]) -> DenoisingQueries:
+        """Denoising queries of a batch; none (``D = 0``) where no image has an object."""
+        counts = [len(t) for t in targets]
+        most = max(counts, default=0)
+        groups = self._groups(most)
+        device = targets[0].boxes.device
+        labels = torch.cat([t.labels for t in targets])
+        boxes = torch.cat([t.boxes for t in targets])
+        image = torch.cat([torch.full((n,), i, device=device) for i, n in enumerate(counts)])
+        target = torch.cat([torch.arange(n, device=device) for n in counts])
+        kinds = 2 if self.contrastive else 1
+        copies = groups * kinds
+        # copy c of an object is query (c * most + target): group by group, positives before negatives
+        copy = torch.arange(copies, device=device).repeat_interleave(len(labels))
+        query = copy * most + target.repeat(copies)
+        negative = (copy % kinds) == 1
+        image_of, labels_of = image.repeat(copies), labels.repeat(copies)
+        noisy_labels = self._noise_labels(labels_of, targets, image_of)
+        noisy_boxes = self._noise_boxes(boxes.repeat(copies, 1), negative)
+        content = self.embed(noisy_labels)
+        shape = (len(targets), copies * most)
+        padded = content.new_zeros(*shape, content.shape[-1])
+        references = boxes.new_full((*shape, 4), 0.5)
+        padded = padded.index_put((image_of, query), content) if len(labels) else _attach(padded, content)
+        references[image_of, query] = noisy_boxes
+        positive = ~negative
+        return DenoisingQueries(
+            padded, references, kinds * most, image_of[positive], query[positive], target.repeat(copies)[positive]
+        )
+
+    def _groups(self, most: int) -> int:
+        if not self.contrastive:
+            return self.num_groups
+        return max(1, self.num_queries // max(most, 1))
+
+    def _noise_labels(self, labels: Tensor, targets: Sequence[Targets], image: Tensor) -> Tensor:
+        if self.label_noise <= 0:
+            return labels
+        flipped = torch.rand(labels.shape, device=labels.device) < self.label_noise
+        return torch.where(flipped, self.flip(labels, targets, image), labels)
+
+    def _noise_boxes(self, boxes: Tensor, negative: Tensor) -> Tensor:
+        """cxcywh to noised cxcywh inside the image."""
+        if self.box_noise <= 0:
+            return boxes
+        half = boxes[:, 2:].repeat(1, 2) * 0.5
+        if self.contrastive:
+            sign = torch.randint_like(boxes, 2) * 2 - 1
+            size = torch.rand_like(boxes) + negative[:, None].to(boxes.dtype)
+            corners = cxcywh_to_xyxy(boxes) + sign * size * half * self.box_noise
+            return xyxy_to_cxcywh(corners.clamp(0, 1)).clamp(SMALLEST, 1 - SMALLEST)
+        noise = (torch.rand_like(boxes) * 2 - 1) * self.box_noise
+        reach = torch.cat((half[:, :2], boxes[:, 2:]), dim=-1)
+        return (boxes + noise * reach).clamp(SMALLEST, 1 - SMALLEST)
+
+
+def _attach(padded: Tensor, content: Tensor) -> Tensor:
+    return padded + content.sum()
