@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from detectron2.engine.train_loop import TrainerBase
+from detectron2.engine.train_loop import HookBase, TrainerBase
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -67,6 +67,7 @@ class Trainer(TrainerBase):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
         self.batch: list[dict[str, Any]] = []  # of the current step; read by hooks
         self.num_ground_truth = 0  # boxes of the current step, this process
+        self._pending_hooks: dict[str, Any] = {}
         self._batches: Iterator[list[dict[str, Any]]] = iter(())
 
     @property
@@ -77,6 +78,14 @@ class Trainer(TrainerBase):
     def set_loader(self, loader: Iterable[list[dict[str, Any]]]) -> None:
         """Batches from the position where training starts; ``grad_accumulation`` of them are one step."""
         self._batches = iter(loader)
+
+    def register_hooks(self, hooks: list[HookBase | None]) -> None:
+        """Detectron2's, for hooks that are built after a checkpoint was loaded: they get their state here."""
+        super().register_hooks(hooks)
+        for hook in hooks:
+            state = self._pending_hooks.pop(type(hook).__qualname__, None)
+            if hook is not None and state is not None:
+                hook.load_state_dict(state)
 
     def run_step(self) -> None:
         """One optimiser step.
@@ -150,7 +159,8 @@ class Trainer(TrainerBase):
         Raises:
             ValueError: the run averaged weights and the checkpoint did not, or the other way round.
         """
-        super().load_state_dict(state_dict)
+        self.iter = state_dict["iteration"]
+        self._pending_hooks = dict(state_dict.get("hooks", {}))
         self.optimizer.load_state_dict(state_dict["optimizer"])
         self.scaler.load_state_dict(state_dict["scaler"])
         if (self.ema is not None) != ("ema" in state_dict):

@@ -1,0 +1,33 @@
+"""The best checkpoint by a metric.  Detectron2's own hook would make a resumed run start there."""
+
+import math
+from pathlib import Path
+
+import torch
+from detectron2.engine import HookBase
+
+from polydet.engine.checkpoint import Checkpointer, write_whole
+
+
+class BestCheckpoint(HookBase):
+    """Keeps ``model_best.pth``: the model with the highest value of a metric (``dataset/task/name``)."""
+
+    def __init__(self, checkpointer: Checkpointer, metric: str) -> None:
+        self.checkpointer, self.metric = checkpointer, metric
+        self.best, self.seen = -math.inf, -1
+
+    def after_step(self) -> None:
+        value, step = self.trainer.storage.latest().get(self.metric, (None, -1))
+        if value is None or step == self.seen:
+            return
+        self.seen = step
+        if value > self.best:
+            self.best = value
+            state = {"model": self.checkpointer.model.state_dict(), "metric": float(value), "iteration": int(step)}
+            write_whole(Path(self.checkpointer.save_dir) / "model_best.pth", lambda path: torch.save(state, path))
+
+    def state_dict(self) -> dict[str, float]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.best = state["best"]

@@ -1,0 +1,114 @@
+"""Pictures of a run: curves of losses and metrics, ground truth beside predictions."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import matplotlib.figure
+import numpy as np
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.utils.visualizer import ColorMode, Visualizer
+from torch import nn
+
+from polydet.data import load_card
+from polydet.engine.checkpoint import write_whole
+from polydet.engine.progress import read_metrics
+
+Panel = tuple[str, np.ndarray, np.ndarray]  # title, ground truth, predictions
+
+
+def draw_predictions(
+    model: nn.Module,
+    loader: Iterable[list[dict[str, Any]]],
+    dataset: str,
+    count: int,
+    min_score: float = 0.3,
+    max_boxes: int = 20,
+) -> list[Panel]:
+    """Ground truth and predictions drawn on the first ``count`` images with ground truth of a test loader.
+
+    Args:
+        model: Detectron2's inference contract, classes of ``dataset``.
+        min_score: predictions below it are left out, unless they are the image's best.
+        max_boxes: most predictions drawn on an image.
+    """
+    truth = {record["image_id"]: record for record in _records(dataset)}
+    was_training = model.training
+    model.eval()
+    panels: list[Panel] = []
+    with torch.no_grad():
+        for batch in loader:
+            for item in batch:
+                record = truth.get(item["image_id"])
+                if record is None or not record["annotations"]:
+                    continue
+                panels.append(_panel(model, item, record, dataset, min_score, max_boxes))
+                if len(panels) == count:
+                    model.train(was_training)
+                    return panels
+    model.train(was_training)
+    return panels
+
+
+def _records(dataset: str) -> Iterable[dict[str, Any]]:
+    table = load_card(dataset)
+    return (table[i] for i in range(len(table)))
+
+
+def _panel(
+    model: nn.Module, item: dict[str, Any], record: dict[str, Any], dataset: str, min_score: float, max_boxes: int
+) -> Panel:
+    image = read_image(record["file_name"], format="RGB")
+    metadata = MetadataCatalog.get(dataset)
+    scale = max(1.0, 480 / max(image.shape[:2]))
+    truth = Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.IMAGE).draw_dataset_dict(record)
+    instances = model([item])[0]["instances"].to("cpu")
+    instances = instances[instances.scores.argsort(descending=True)][:max_boxes]
+    instances = (
+        instances[(instances.scores >= min_score) | (instances.scores == instances.scores.max())]
+        if len(instances)
+        else instances
+    )
+    if instances.has("pred_masks"):
+        instances.remove("pred_masks")
+    found = Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.IMAGE).draw_instance_predictions(instances)
+    return f"{dataset}: {Path(record['file_name']).name}", truth.get_image(), found.get_image()
+
+
+def save_panels(panels: list[Panel], path: Path) -> None:
+    """One row a panel: ground truth left, predictions right."""
+    figure = matplotlib.figure.Figure(figsize=(11, 4.2 * len(panels)), layout="constrained")
+    axes = figure.subplots(len(panels), 2, squeeze=False)
+    for (title, truth, found), (left, right) in zip(panels, axes):
+        left.imshow(truth)
+        right.imshow(found)
+        left.set_title(f"{title}\nground truth", fontsize=9)
+        right.set_title("predictions", fontsize=9)
+        left.axis("off")
+        right.axis("off")
+    write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=80))
+
+
+def save_curves(metrics_file: Path, path: Path) -> None:
+    """Losses, learning rate and evaluation metrics of ``metrics.json`` over iterations, as ``curves.png``."""
+    records = read_metrics(metrics_file)
+    if not records:
+        return
+    names = sorted({name for record in records for name in record})
+    losses = [n for n in names if "loss" in n]
+    scores = [n for n in names if n.endswith(("/AP", "/AP50", "/mAP"))]
+    groups = [("loss", losses), ("learning rate", [n for n in names if n == "lr"]), ("AP", scores)]
+    groups = [(title, members) for title, members in groups if members]
+    figure = matplotlib.figure.Figure(figsize=(6 * len(groups), 4.5), layout="constrained")
+    for axis, (title, members) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups):
+        for name in members:
+            points = [(r["iteration"], r[name]) for r in records if name in r and np.isfinite(r[name])]
+            if points:
+                axis.plot(*zip(*points), label=name, marker="o" if len(points) < 5 else None, linewidth=1)
+        axis.set_title(title)
+        axis.set_xlabel("iteration")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7)
+    write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=100))

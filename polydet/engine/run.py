@@ -1,0 +1,337 @@
+"""A run from its config: data checked, model built, weights loaded, trained, evaluated, pictured."""
+
+import contextlib
+import json
+import logging
+import math
+import platform
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import detectron2
+import torch
+from detectron2.config import instantiate
+from detectron2.engine import hooks
+from detectron2.solver import LRMultiplier
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from detectron2.utils.registry import locate
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import nn
+
+from polydet.data import label_space_of, prepare_cards
+from polydet.engine.best import BestCheckpoint
+from polydet.engine.checkpoint import Checkpointer, load_weights, read_checkpoint, write_whole
+from polydet.engine.config import REQUIRED_KEYS, ConfigError, flatten, save_config
+from polydet.engine.distributed import resolve_device, seed_everything, wrap_model
+from polydet.engine.ema import ModelEMA
+from polydet.engine.evaluate import Results, evaluate
+from polydet.engine.pictures import save_curves
+from polydet.engine.progress import build_writers, drop_metrics_from
+from polydet.engine.sentinels import FrozenSentinel, GroundTruthSentinel, NonFiniteReplay, ZeroLossSentinel
+from polydet.engine.trainer import NonFiniteError, Trainer
+
+logger = logging.getLogger(__name__)
+LOGGERS = ("polydet", "scaledet", "metr", "codetr", "aligndet", "detclipv2", "detectron2", "fvcore")
+
+
+def run(cfg: DictConfig, resume: bool = False, eval_only: bool = False) -> Results:
+    """Train and evaluate what ``cfg`` describes; called in every process.
+
+    A config with ``stages`` (name -> config with the same keys, or ``{"run": call}``) runs them one after the other,
+    each in its own folder under ``train.output_dir``; ``train.init_checkpoint="stage:NAME"`` is an earlier stage's
+    final checkpoint.  With ``resume`` finished stages are left alone.
+
+    Returns:
+        results of the last evaluation, ``{dataset: {task: {metric: value}}}``, on the main process.
+    """
+    if "stages" in cfg:
+        return _run_stages(cfg, resume, eval_only)
+    missing = [key for key in REQUIRED_KEYS if key not in cfg]
+    if missing:
+        raise ConfigError(f"the config has no {', '.join(missing)}; a run needs {', '.join(REQUIRED_KEYS)}")
+    output_dir = _prepare_output(cfg)
+    if resume and not eval_only and (output_dir / "DONE").is_file():
+        logger.info("%s is finished", output_dir)
+        return json.loads((output_dir / "results.json").read_text()) if (output_dir / "results.json").is_file() else {}
+    started = time.time()
+    _check_data(cfg, eval_only)
+    if eval_only:
+        results = _evaluate_only(cfg, output_dir)
+    else:
+        results = _train(cfg, output_dir, resume)
+    if comm.is_main_process():
+        _write_summary(output_dir, time.time() - started)
+        if not eval_only:
+            (output_dir / "DONE").touch()
+    return results
+
+
+def _run_stages(cfg: DictConfig, resume: bool, eval_only: bool) -> Results:
+    root = Path(cfg.train.output_dir)
+    results: Results = {}
+    for name, stage in cfg.stages.items():
+        if "run" in stage:
+            if not eval_only and comm.is_main_process():
+                setup_logger(str(root), distributed_rank=comm.get_rank(), name="polydet")
+                logger.info("stage %s", name)
+                instantiate(stage.run)
+            comm.synchronize()
+            continue
+        with open_dict(stage):
+            stage.train.output_dir = str(root / str(name))
+            start = str(stage.train.init_checkpoint)
+            if start.startswith("stage:"):
+                stage.train.init_checkpoint = str(root / start.removeprefix("stage:") / "model_final.pth")
+        if eval_only and not stage.dataloader.test_datasets:
+            continue
+        results = run(stage, resume, eval_only)
+    return results
+
+
+def _prepare_output(cfg: DictConfig) -> Path:
+    """Make the folder, try to write there, set up logs and save the resolved config."""
+    output_dir = Path(cfg.train.output_dir)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        probe = output_dir / f".write_test_{comm.get_rank()}"
+        probe.write_text("ok")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"train.output_dir={str(output_dir)!r} cannot be written: {error}") from error
+    for name in LOGGERS:
+        setup_logger(str(output_dir), distributed_rank=comm.get_rank(), name=name, abbrev_name=name[:2])
+    if comm.is_main_process():
+        save_config(cfg, output_dir / "config.yaml")
+        lines = "\n".join(f"{key} = {value}" for key, value in flatten(_resolved(cfg)).items())
+        write_whole(output_dir / "config_resolved.txt", lambda path: Path(path).write_text(lines + "\n"))
+    return output_dir
+
+
+def _resolved(cfg: DictConfig) -> DictConfig:
+    copy = cfg.copy()
+    with contextlib.suppress(Exception):  # keys the engine fills in later stay as written
+        OmegaConf.resolve(copy)
+    return copy
+
+
+def _check_data(cfg: DictConfig, eval_only: bool) -> None:
+    """Every dataset must be there before anything is built; generated ones are made by the main process first."""
+    names = list(cfg.dataloader.test_datasets)
+    if not eval_only:
+        names = [*cfg.dataloader.train.get("datasets", []), *names]
+    if comm.is_main_process():
+        prepare_cards(names)
+    comm.synchronize()
+    prepare_cards(names)
+
+
+def build_model(cfg: DictConfig) -> nn.Module:
+    """The model of a config on its device, initialised from ``train.seed`` alone."""
+    seed_everything(int(cfg.train.seed))
+    return instantiate(cfg.model).to(resolve_device(cfg.train.device))
+
+
+def initialise(cfg: DictConfig, model: nn.Module) -> None:
+    """Load ``train.init_checkpoint`` and log the ledger; does nothing when it is empty."""
+    path = cfg.train.init_checkpoint
+    if not path:
+        return
+    options = cfg.train.init
+    state = read_checkpoint(path, allow_pickle=options.allow_pickle)["model"]
+    names = list(options.class_names)
+    pair = (names, list(_joint_names(cfg))) if names else None
+    key_map = locate(options.key_map.replace(":", ".")) if options.key_map else None
+    ledger = load_weights(model, state, options.min_coverage, key_map, pair, list(options.skip))
+    logger.info("weights from %s: %.1f %% of the model\n%s", path, 100 * ledger.coverage, ledger.table())
+
+
+def _joint_names(cfg: DictConfig) -> Sequence[str]:
+    train = cfg.dataloader.train
+    return label_space_of(list(train.datasets), train.get("merge", "none")).names
+
+
+def _label_space(cfg: DictConfig) -> Any:
+    train = cfg.dataloader.train
+    names = list(train.get("datasets", []))
+    return label_space_of(names, train.get("merge", "none")) if names else None
+
+
+def _evaluate_only(cfg: DictConfig, output_dir: Path) -> Results:
+    model = build_model(cfg)
+    last = output_dir / "model_final.pth"
+    if not cfg.train.init_checkpoint and last.is_file():
+        cfg.train.init_checkpoint = str(last)
+    if not cfg.train.init_checkpoint:
+        raise ConfigError(f"--eval-only needs train.init_checkpoint=..., and {last} does not exist")
+    initialise(cfg, model)
+    space = None if hasattr(model, "set_vocabulary") else _label_space(cfg)
+    trainer_dtype = cfg.train.amp.dtype
+    device = next(model.parameters()).device.type
+
+    def autocast() -> contextlib.AbstractContextManager[Any]:
+        if trainer_dtype == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(device, getattr(torch, trainer_dtype))
+
+    return evaluate(cfg, model, output_dir, space, autocast, cfg.train.pictures)
+
+
+def _train(cfg: DictConfig, output_dir: Path, resume: bool) -> Results:
+    model = build_model(cfg)
+    has_checkpoint = resume and (output_dir / "last_checkpoint").is_file()
+    if not has_checkpoint:
+        initialise(cfg, model)
+    trainer = _build_trainer(cfg, model)
+    checkpointer = Checkpointer(model, str(output_dir), trainer=trainer)
+    start_iter = 0
+    if has_checkpoint:
+        checkpointer.load(checkpointer.get_checkpoint_file())
+        start_iter = trainer.iter + 1
+    loader = build_loader(cfg, start_iter)
+    max_iter, iters_per_epoch = _duration(cfg, loader)
+    trainer.set_loader(loader)
+    results: Results = {}
+
+    def test() -> Results:
+        averaged = trainer.ema.applied(model) if trainer.ema else contextlib.nullcontext()
+        with averaged:
+            space = None if hasattr(model, "set_vocabulary") else _label_space(cfg)
+            results.update(evaluate(cfg, model, output_dir, space, trainer.autocast, cfg.train.pictures))
+        return results
+
+    _register_hooks(cfg, trainer, checkpointer, output_dir, (start_iter, max_iter, iters_per_epoch), test)
+    logger.info("training from iteration %d to %d", start_iter, max_iter)
+    try:
+        trainer.train(start_iter, max_iter)
+    except NonFiniteError as error:
+        folder = NonFiniteReplay(output_dir).save(trainer, error)
+        raise NonFiniteError(
+            f"{error}; the step is saved: python tools/replay_step.py {folder}", error.values
+        ) from error
+    if comm.is_main_process():
+        save_curves(output_dir / "metrics.json", output_dir / "curves.png")
+    return results
+
+
+def _build_trainer(cfg: DictConfig, model: nn.Module) -> Trainer:
+    train = cfg.train
+    optimizer_cfg = cfg.optimizer.copy()
+    optimizer_cfg.params.model = model
+    optimizer = instantiate(optimizer_cfg)
+    ema = ModelEMA(model, train.ema.decay, train.ema.warmup) if train.ema.enabled else None
+    _say_learning_rate_rule(cfg)
+    return Trainer(
+        wrap_model(model, train.ddp.find_unused_parameters),
+        optimizer,
+        dtype=train.amp.dtype,
+        grad_accumulation=train.grad_accumulation,
+        clip=train.clip_grad.kind,
+        clip_value=train.clip_grad.value,
+        ema=ema,
+        seed=train.seed,
+    )
+
+
+def _say_learning_rate_rule(cfg: DictConfig) -> None:
+    reference, batch = cfg.train.reference_batch_size, cfg.dataloader.train.get("total_batch_size", 0)
+    if reference and batch and reference != batch:
+        logger.warning(
+            "optimizer.lr=%g is meant for a batch of %d; for %d the linear rule gives optimizer.lr=%g",
+            cfg.optimizer.lr,
+            reference,
+            batch,
+            cfg.optimizer.lr * batch / reference,
+        )
+
+
+def build_loader(cfg: DictConfig, start_iter: int = 0) -> Any:
+    """The train loader at optimiser step ``start_iter``; ``total_batch_size`` counts all processes and accumulation.
+
+    Raises:
+        ConfigError: a batch that processes and accumulation do not divide.
+    """
+    loader_cfg, accumulation = cfg.dataloader.train.copy(), cfg.train.grad_accumulation
+    total, parts = loader_cfg.total_batch_size, accumulation * comm.get_world_size()
+    if total % parts:
+        raise ConfigError(
+            f"dataloader.train.total_batch_size={total} is not a multiple of {comm.get_world_size()} processes x "
+            f"train.grad_accumulation={accumulation}"
+        )
+    with open_dict(loader_cfg):
+        loader_cfg.total_batch_size = total // accumulation
+        loader_cfg.start_iter = start_iter * accumulation
+        loader_cfg.seed = cfg.train.seed
+    return instantiate(loader_cfg)
+
+
+def _duration(cfg: DictConfig, loader: Any) -> tuple[int, float]:
+    """(optimiser steps of the run, optimiser steps of an epoch)."""
+    images = getattr(loader, "images_per_epoch", 0)
+    per_epoch = images / cfg.dataloader.train.total_batch_size if images else 0.0
+    if cfg.train.max_epochs <= 0:
+        return int(cfg.train.max_iter), per_epoch
+    if not per_epoch:
+        raise ConfigError("train.max_epochs needs a train loader of known length; set train.max_iter instead")
+    return math.ceil(cfg.train.max_epochs * per_epoch), per_epoch
+
+
+def _register_hooks(
+    cfg: DictConfig,
+    trainer: Trainer,
+    checkpointer: Checkpointer,
+    output_dir: Path,
+    span: tuple[int, int, float],
+    test: Any,
+) -> None:
+    start_iter, max_iter, iters_per_epoch = span
+    train = cfg.train
+    schedule_cfg = cfg.lr_multiplier.copy()
+    with open_dict(schedule_cfg):
+        schedule_cfg.max_iter, schedule_cfg.iters_per_epoch = max_iter, iters_per_epoch
+    last_iter = start_iter - 1
+    for group in trainer.optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+    scheduler = LRMultiplier(trainer.optimizer, instantiate(schedule_cfg), max_iter, last_iter=last_iter)
+    main = comm.is_main_process()
+    if main:
+        drop_metrics_from(output_dir / "metrics.json", start_iter)
+    trainer.register_hooks(
+        [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(scheduler=scheduler),
+            GroundTruthSentinel(train.sentinels.ground_truth),
+            ZeroLossSentinel(train.sentinels.zero_loss),
+            FrozenSentinel(train.sentinels.frozen_period),
+            *instantiate(list(train.get("hooks", []))),
+            hooks.PeriodicCheckpointer(checkpointer, train.checkpoint_period, max_iter, train.max_checkpoints)
+            if main
+            else None,
+            hooks.EvalHook(train.eval_period, test) if len(cfg.dataloader.test_datasets) else None,
+            BestCheckpoint(checkpointer, train.best_metric) if main and train.best_metric else None,
+            hooks.PeriodicWriter(build_writers(output_dir, start_iter, max_iter), train.log_period) if main else None,
+        ]
+    )
+
+
+def _write_summary(output_dir: Path, seconds: float) -> None:
+    """``run.json``: versions, device, time and peak memory."""
+    cuda = torch.cuda.is_available()
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    scale = 1 if sys.platform == "darwin" else 1024
+    summary = {
+        "seconds": round(seconds, 1),
+        "peak_host_memory_mib": round(peak * scale / 2**20),  # the largest of this process and its workers
+        "peak_device_memory_mib": round(torch.cuda.max_memory_allocated() / 2**20) if cuda else None,
+        "device": torch.cuda.get_device_name() if cuda else f"{platform.machine()} CPU",
+        "processes": comm.get_world_size(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "detectron2": detectron2.__version__,
+    }
+    write_whole(output_dir / "run.json", lambda path: Path(path).write_text(json.dumps(summary, indent=2)))
+    logger.info("run: %s", summary)
