@@ -31,17 +31,12 @@ BOXES = {
 def slow_targets(boxes):
     """The target rules of CenterNet2 cell by cell and object by object, in Python."""
     heatmap, positives, regression, cell = [], [], {}, 0
-    first, owners = [], {}
-    for (height, width), stride in zip(SHAPES, STRIDES):
-        first.append(cell)
-        cell += height * width
-    cell = 0
     for level, ((height, width), stride) in enumerate(zip(SHAPES, STRIDES)):
         for row in range(height):
             for column in range(width):
                 x, y = column * stride + stride // 2, row * stride + stride // 2
                 best, nearest = 0.0, math.inf
-                for number, (x0, y0, x1, y1) in enumerate(boxes):
+                for x0, y0, x1, y1 in boxes:
                     cx, cy = (x0 + x1) / 2, (y0 + y1) / 2
                     at_centre = (math.floor(cx / stride), math.floor(cy / stride)) == (column, row)
                     square = 0.0 if at_centre else (x - cx) ** 2 + (y - cy) ** 2
@@ -55,7 +50,7 @@ def slow_targets(boxes):
                     near = abs(math.floor(cx / stride) - column) <= 1 and abs(math.floor(cy / stride) - row) <= 1
                     distances = (x - x0, y - y0, x1 - x, y1 - y)
                     if cared and near and min(distances) > 0 and distance < nearest:
-                        nearest, owners[cell] = distance, number
+                        nearest = distance
                         regression[cell] = [d / stride for d in distances]
                 heatmap.append(best)
                 cell += 1
