@@ -7,10 +7,9 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.utils.events import get_event_storage
 
-from polydet.text import LabelSpace, TextEncoder, Vocabulary
+from polydet.text import LabelSpace, TextEncoder, Vocabulary, VocabularyState
 from scaledet.cascade import TextCascadeROIHeads
 from scaledet.centernet import CenterNetProposals
-from scaledet.vocabulary_state import VocabularyState
 
 
 @META_ARCH_REGISTRY.register()
@@ -72,8 +71,7 @@ class ScaleDet(VocabularyState, GeneralizedRCNN):
         self.train_vocabulary = self.vocabulary = vocabulary
         self.label_space = label_space
         self.on_vocabulary_mismatch = on_vocabulary_mismatch
-        # past nn.Module's registration: an encoder that is a module must not enter the state dict
-        self.__dict__["text_encoder"] = text_encoder
+        self.keep_encoder(text_encoder)
         roi_heads.set_labels(vocabulary.embeddings, label_space=label_space, image_counts=image_counts)
 
     def set_vocabulary(self, names_or_vocabulary: Sequence[str] | Vocabulary | None) -> None:
@@ -85,23 +83,7 @@ class ScaleDet(VocabularyState, GeneralizedRCNN):
         Raises:
             ValueError: a vocabulary of another encoder, or words for a model without ``text_encoder``.
         """
-        if names_or_vocabulary is None:
-            vocabulary = self.train_vocabulary
-        elif isinstance(names_or_vocabulary, Vocabulary):
-            vocabulary = names_or_vocabulary
-        elif isinstance(names_or_vocabulary, str):
-            raise ValueError(f"set_vocabulary takes a list of names, not one string: [{names_or_vocabulary!r}]")
-        elif self.text_encoder is None:
-            raise ValueError(
-                "the model has no text_encoder: give set_vocabulary() a Vocabulary, or build the model with one"
-            )
-        else:
-            vocabulary = Vocabulary.build(names_or_vocabulary, self.text_encoder, self.train_vocabulary.templates)
-        if vocabulary.encoder_id != self.train_vocabulary.encoder_id:
-            raise ValueError(
-                f"the vocabulary comes from {vocabulary.encoder_id}, the model was built for "
-                f"{self.train_vocabulary.encoder_id}: regions and texts would not meet"
-            )
+        vocabulary = self.resolve_vocabulary(names_or_vocabulary)
         self.roi_heads.set_vocabulary(vocabulary.embeddings.to(self.device))
         self.vocabulary = vocabulary
 

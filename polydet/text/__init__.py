@@ -2,6 +2,7 @@
 
 from polydet.text.encoders import MiniLMEncoder, OpenClipEncoder, TextEncoder
 from polydet.text.label_space import LabelSpace, label_similarity
+from polydet.text.state import VocabularyMismatch, VocabularyState
 from polydet.text.templates import TEMPLATES, clean_name, resolve_templates
 from polydet.text.vocabulary import Vocabulary, vocabulary_fingerprint
 
@@ -12,6 +13,8 @@ __all__ = [
     "OpenClipEncoder",
     "TextEncoder",
     "Vocabulary",
+    "VocabularyMismatch",
+    "VocabularyState",
     "clean_name",
     "label_similarity",
     "resolve_templates",

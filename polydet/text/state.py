@@ -1,11 +1,13 @@
-"""Which vocabulary a checkpoint was trained on: stored with the weights, compared when they are loaded."""
+"""Open-vocabulary models: which words they speak, and which ones a checkpoint was trained on."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from polydet.text import Vocabulary
+from polydet.text.encoders import TextEncoder
+from polydet.text.vocabulary import Vocabulary
 
 _SIZE = 256
 
@@ -19,12 +21,46 @@ class VocabularyState:
 
     Attributes:
         train_vocabulary: set by the model before weights are loaded.
+        text_encoder: encodes the words given to ``set_vocabulary``; None for a model that takes vocabularies only.
+            Set it with :meth:`keep_encoder`, so that an encoder that is a module stays out of the state dict.
         on_vocabulary_mismatch: ``error``, or ``transfer`` to take the weights for another set of names; the text
             encoder must be the same in either case, since the classifiers live in its space.
     """
 
     train_vocabulary: Vocabulary
     on_vocabulary_mismatch: Literal["error", "transfer"]
+    text_encoder: TextEncoder | None
+
+    def keep_encoder(self, encoder: TextEncoder | None) -> None:
+        """Remember the encoder past ``nn.Module``'s registration."""
+        self.__dict__["text_encoder"] = encoder
+
+    def resolve_vocabulary(self, names_or_vocabulary: Sequence[str] | Vocabulary | None) -> Vocabulary:
+        """The vocabulary that an argument of ``set_vocabulary`` means.
+
+        Args:
+            names_or_vocabulary: words, encoded with the training templates by ``text_encoder``; a vocabulary; or None
+                for the training labels.
+
+        Raises:
+            ValueError: a vocabulary of another encoder, words for a model without ``text_encoder``, or one string.
+        """
+        if names_or_vocabulary is None:
+            return self.train_vocabulary
+        if isinstance(names_or_vocabulary, str):
+            raise ValueError(f"set_vocabulary takes a list of names, not one string: [{names_or_vocabulary!r}]")
+        if isinstance(names_or_vocabulary, Vocabulary):
+            vocabulary = names_or_vocabulary
+        elif self.text_encoder is None:
+            raise ValueError("the model has no text_encoder: give set_vocabulary() a Vocabulary or build it with one")
+        else:
+            vocabulary = Vocabulary.build(names_or_vocabulary, self.text_encoder, self.train_vocabulary.templates)
+        if vocabulary.encoder_id != self.train_vocabulary.encoder_id:
+            raise ValueError(
+                f"the vocabulary comes from {vocabulary.encoder_id}, the model was built for "
+                f"{self.train_vocabulary.encoder_id}: regions and texts would not meet"
+            )
+        return vocabulary
 
     def get_extra_state(self) -> Tensor:
         """Fingerprint, number of names and encoder as utf-8 bytes, uint8 ``[256]`` (checkpointers keep tensors only,
