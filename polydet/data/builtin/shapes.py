@@ -1,0 +1,45 @@
+"""Cards of ShapeWorld; the data is written on first use under DETECTRON2_DATASETS/shapeworld/."""
+
+from __future__ import annotations
+
+from polydet.data.card import DatasetCard, register_card
+from polydet.data.shapeworld.names import COARSE, FINE_CLASSES, NOVEL, WILD
+
+_FOLDER = "shapeworld/v1"
+_COMMON = {
+    "generator": "polydet.data.shapeworld.generate:ensure",
+    "about": "generated shapes on textured backgrounds",
+    "licence": "Apache-2.0",
+}
+
+
+def _coco_like(part: str, split: str, classes: tuple[str, ...]) -> DatasetCard:
+    return DatasetCard(
+        name=f"shapes_{part}_{split}",
+        json_file=f"{_FOLDER}/{part}/instances_{split}.json",
+        image_root=f"{_FOLDER}/{part}/{split}",
+        classes=classes,
+        category_ids=tuple(range(1, len(classes) + 1)),
+        options={"part": part},
+        **_COMMON,  # type: ignore[arg-type]
+    )
+
+
+for _split in ("train", "val"):
+    register_card(_coco_like("coco", _split, tuple(COARSE.values())))
+    register_card(
+        DatasetCard(
+            name=f"shapes_lvis_{_split}",
+            json_file=f"{_FOLDER}/lvis/lvis_{_split}.json",
+            image_root=f"{_FOLDER}/lvis",
+            format="lvis",
+            classes=FINE_CLASSES,
+            category_ids=tuple(range(1, len(FINE_CLASSES) + 1)),
+            label_policy="federated",
+            evaluator="lvis",
+            options={"part": "lvis"},
+            **_COMMON,  # type: ignore[arg-type]
+        )
+    )
+register_card(_coco_like("wild", "val", tuple(WILD.values())))
+register_card(_coco_like("novel", "val", tuple(NOVEL.values())))
