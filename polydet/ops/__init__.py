@@ -1,7 +1,7 @@
 """Multi-scale deformable attention: Triton kernels, a fast CPU path and a readable reference behind one function."""
 
 from .dispatch import backend, set_backend, use_backend
-from .functional import ms_deform_attn, ms_deform_attn_fused
+from .functional import ms_deform_attn, ms_deform_attn_fused, tiled_query_order
 from .module import MultiScaleDeformableAttention
 from .reference import ms_deform_attn_fused_reference, ms_deform_attn_reference, sampling_locations
 
@@ -14,5 +14,6 @@ __all__ = [
     "ms_deform_attn_reference",
     "sampling_locations",
     "set_backend",
+    "tiled_query_order",
     "use_backend",
 ]

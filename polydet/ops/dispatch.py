@@ -25,6 +25,11 @@ def backend(device: torch.device | str | None = None) -> str:
     return {"cuda": "triton", "cpu": "cpu"}.get(kind, "reference")
 
 
+def chosen() -> Backend:
+    """What was set with :func:`set_backend`, ``"auto"`` at first."""
+    return _choice
+
+
 def set_backend(name: Backend) -> None:
     """Force one implementation for the process: ``"triton"``, ``"cpu"``, ``"reference"``; ``"auto"`` undoes it.
 
