@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, nn
+from torchvision.ops import sigmoid_focal_loss
 
 from polydet.layers import cxcywh_to_xyxy, iou_and_giou, mean_over_processes, quality_focal_loss
 

@@ -40,7 +40,7 @@ class ConditionalPosition(nn.Module):
 class ModulatedAnchorPosition(nn.Module):
     """Positions and width- and height-modulated spatial queries from 4-d anchors (DAB-DETR, sec. 4.4)."""
 
-    def __init__(self, dim: int = 256, temperature: float = 20.0) -> None:
+    def __init__(self, dim: int = 256, temperature: float = 10000.0) -> None:
         super().__init__()
         self.dim = dim
         self.temperature = temperature
