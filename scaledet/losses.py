@@ -33,11 +33,12 @@ class _HardLabelLoss(torch.autograd.Function):
         step = max(budget // max(n, 1), 1)
         for start in range(0, rows, step):
             part = slice(start, min(start + step, rows))
-            logits = (visual[part] @ text.T).mul_(scale)
+            logits = (visual[part] * scale) @ text.T
             if bias is not None:
                 logits.add_(bias)
-            row, extra = (ignored[part] >= 0).nonzero(as_tuple=True)
-            logits[row, ignored[part][row, extra]] = -torch.inf
+            if ignored.shape[1]:
+                row, extra = (ignored[part] >= 0).nonzero(as_tuple=True)
+                logits[row, ignored[part][row, extra]] = -torch.inf
             fg = (labels[part] < n).nonzero().squeeze(1)
             column = labels[part][fg]
             total += torch.nn.functional.softplus(logits).sum() - logits[fg, column].sum()
@@ -126,7 +127,9 @@ def soft_label_loss(
     n = len(square)
     fg = labels < n
     rows = visual if background == "zero" else visual[fg]
-    total = ((rows @ gram) * rows).sum()
+    # v G v has the gradient 2 G v: one product with G serves the value and, below, the gradient
+    half = rows.detach() @ gram
+    total = 2.0 * (half * rows).sum() - (half * rows.detach()).sum()
     positive, label = visual[fg], labels[fg]
     return (total - 2.0 * (positive * cross[label]).sum() + square[label].sum()) / n
 

@@ -93,7 +93,7 @@ def test_bias_is_learnable_and_exact(embeddings):
 
 def test_hard_label_loss_passes_gradcheck():
     text = make_embeddings(7, 5, 1).double()
-    features, labels = regions(6, 7, 5)
+    features, labels = regions(6, 7, text.shape[1])
     ignored = torch.full((6, 1), -1)
     ignored[0, 0] = (labels[0] + 1) % 7
     bias = torch.tensor(-1.0, dtype=torch.float64, requires_grad=True)
