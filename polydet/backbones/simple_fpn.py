@@ -1,0 +1,76 @@
+"""Simple feature pyramid: several levels from the one map of a plain ViT (ViTDet, arXiv:2203.16527)."""
+
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import Backbone
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+
+
+class SimpleFeaturePyramid(Backbone):
+    """Each level is made from the last map alone: nearest upsampling and 3x3 convolutions for the finer ones, max
+    pooling for the next coarser one, a stride-2 convolution more for each after it; then 1x1 and 3x3 convolutions.
+
+    Args:
+        bottom_up: a backbone with one map.
+        out_channels: of every level.
+        strides: of the levels, pixels; each a power of two times or over the map's stride.
+
+    Raises:
+        ValueError: a backbone with several maps, or strides that are not such.
+    """
+
+    def __init__(
+        self, bottom_up: Backbone, out_channels: int = 256, strides: tuple[int, ...] = (4, 8, 16, 32, 64)
+    ) -> None:
+        super().__init__()
+        shapes = bottom_up.output_shape()
+        if len(shapes) != 1:
+            raise ValueError(f"a simple feature pyramid stands on one map, the backbone gives {list(shapes)}")
+        (self.in_feature, shape), *_ = shapes.items()
+        assert shape.channels is not None and shape.stride is not None
+        self.bottom_up = bottom_up
+        self.strides = tuple(strides)
+        self.out_channels = out_channels
+        self.scales = nn.ModuleList(
+            _scale(shape.channels, shape.stride, s, out_channels) for s in self.strides
+        )
+        self._out_features = [f"p{s.bit_length() - 1}" for s in self.strides]
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """``image [B, 3, H, W]`` -> ``{p{k}: [B, out_channels, H / 2**k, W / 2**k]}``."""
+        feature = self.bottom_up(image)[self.in_feature]
+        return {name: scale(feature) for name, scale in zip(self._out_features, self.scales)}
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and stride of each level."""
+        return {
+            name: ShapeSpec(channels=self.out_channels, stride=s)
+            for name, s in zip(self._out_features, self.strides)
+        }
+
+    @property
+    def size_divisibility(self) -> int:
+        """That of the backbone."""
+        return self.bottom_up.size_divisibility
+
+
+def _scale(channels: int, stride: int, target: int, out_channels: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    while stride > target:
+        layers += [nn.Upsample(scale_factor=2), nn.Conv2d(channels, channels // 2, 3, padding=1)]
+        channels, stride = channels // 2, stride // 2
+        if stride > target:
+            layers += [LayerNorm2d(channels), nn.GELU()]
+    if stride < target:
+        layers.append(nn.MaxPool2d(2, ceil_mode=True))
+        stride *= 2
+    while stride < target:
+        layers += [nn.Conv2d(channels, channels, 3, stride=2, padding=1), LayerNorm2d(channels), nn.GELU()]
+        stride *= 2
+    if stride != target:
+        raise ValueError(
+            f"a level at stride {target} cannot be made from the backbone's map by factors of two"
+        )
+    layers += [nn.Conv2d(channels, out_channels, 1, bias=False), LayerNorm2d(out_channels)]
+    layers += [nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False), LayerNorm2d(out_channels)]
+    return nn.Sequential(*layers)
