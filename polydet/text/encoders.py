@@ -30,7 +30,7 @@ class TextEncoder(Protocol):
 
 
 class OpenClipEncoder:
-    """Text tower of an open_clip model; ScaleDet: ``ViT-B-32-quickgelu``/``openai``, ``ViT-H-14``/``laion2b_s32b_b79k``.
+    """Text tower of an open_clip model, e.g. ``ViT-B-32-quickgelu``/``openai``, ``ViT-H-14``/``laion2b_s32b_b79k``.
 
     Args:
         model_name: architecture known to ``open_clip.list_models()``.
@@ -64,19 +64,7 @@ class OpenClipEncoder:
         if self._model is None:
             import open_clip
 
-            try:
-                model = open_clip.create_model(
-                    self.model_name, pretrained=self.pretrained, require_pretrained=True, device=self.device
-                )
-            except Exception as error:
-                raise RuntimeError(
-                    f"cannot load the text encoder {self.model_name}/{self.pretrained} "
-                    f"({type(error).__name__}: {error}).\n"
-                    f"Fetch the checkpoint where there is network "
-                    f"(python -c \"import open_clip; open_clip.create_model('{self.model_name}', "
-                    f"pretrained='{self.pretrained}')\") and give its path as `pretrained`, or copy the hub cache; "
-                    "polydet.text.MiniLMEncoder needs no download."
-                ) from error
+            model = load_open_clip(self.model_name, self.pretrained, self.device)
             model.visual = torch.nn.Identity()  # the image tower is never used here
             self._model = model.eval().requires_grad_(False)
             self._tokenizer = open_clip.get_tokenizer(self.model_name)
@@ -95,6 +83,26 @@ class OpenClipEncoder:
             tokens = self._tokenizer(list(texts[start : start + self.batch_size])).to(self.device)
             rows.append(model.encode_text(tokens).float().cpu())  # type: ignore[operator]
         return F.normalize(torch.cat(rows), dim=-1)
+
+
+def load_open_clip(model_name: str, pretrained: str, device: str = "cpu") -> Any:
+    """An open_clip model with weights.
+
+    Raises:
+        RuntimeError: the weights cannot be found; the message says how to get them.
+    """
+    import open_clip
+
+    try:
+        return open_clip.create_model(model_name, pretrained=pretrained, require_pretrained=True, device=device)
+    except Exception as error:
+        raise RuntimeError(
+            f"cannot load the text encoder {model_name}/{pretrained} ({type(error).__name__}: {error}).\n"
+            f"Fetch the checkpoint where there is network "
+            f"(python -c \"import open_clip; open_clip.create_model('{model_name}', "
+            f"pretrained='{pretrained}')\") and give its path as `pretrained`, or copy the hub cache; "
+            "polydet.text.MiniLMEncoder needs no download."
+        ) from error
 
 
 class MiniLMEncoder:

@@ -1,0 +1,175 @@
+"""Names -> configs -> models.  A name is a config of ``configs/`` (without ``.py``), a file, or a run's folder."""
+
+import difflib
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode, instantiate
+from detectron2.config import get_cfg as detectron2_cfg
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY
+from omegaconf import DictConfig, ListConfig
+from torch import nn
+
+from polydet.backbones import TimmBackbone
+from polydet.data import label_space_of
+from polydet.engine.checkpoint import load_weights, read_checkpoint
+from polydet.engine.config import ConfigError, load_config
+
+
+def config_root() -> Path:
+    """The folder ``configs/``: inside the installed package, else beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "_configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def list_configs() -> list[str]:
+    """Names of all configs that a run can take, sorted; the parts in ``common/`` are left out."""
+    root = config_root()
+    names = (path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.py"))
+    return sorted(name for name in names if not name.startswith("common/"))
+
+
+def config_path(name: str | Path) -> Path:
+    """The config file that ``name`` means: a zoo name, a file, or the folder of a run.
+
+    Raises:
+        ConfigError: nothing of that name, with near names.
+    """
+    path = Path(name)
+    if path.is_dir() and (path / "config.yaml").is_file():
+        return path / "config.yaml"
+    if path.is_file():
+        return path
+    zoo = config_root() / f"{str(name).removesuffix('.py')}.py"
+    if zoo.is_file():
+        return zoo
+    near = difflib.get_close_matches(str(name), list_configs(), n=3, cutoff=0.4)
+    raise ConfigError(f"no config, file or run is named {str(name)!r}; near: {', '.join(near) or 'none'}")
+
+
+def get_config(name: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
+    """The LazyConfig of ``name``; see :func:`config_path` and :func:`polydet.engine.load_config`."""
+    return load_config(config_path(name), overrides)
+
+
+def get(
+    name: str | Path,
+    weights: str | Path | None = None,
+    device: str = "cpu",
+    vocabulary: Sequence[str] | None = None,
+    overrides: Sequence[str] = (),
+) -> nn.Module:
+    """The model of a config, in eval mode.
+
+    Args:
+        name: zoo name, config file or run folder.
+        weights: checkpoint; None takes a run folder's final weights, or what the config's backbone starts from.
+        device: where the model goes.
+        vocabulary: words to detect, for open-vocabulary models.
+        overrides: ``key=value`` on the config.
+
+    Raises:
+        polydet.engine.CheckpointError: weights that cannot be read or do not fit.
+    """
+    cfg = get_config(name, overrides)
+    file = _weights_of(name, weights)
+    model = _build(cfg, bool(file), vocabulary)
+    if file:
+        load_weights(model, read_checkpoint(file)["model"], min_coverage=0.99)
+    return model.to(device).eval()
+
+
+def get_cfg(
+    name: str | Path,
+    weights: str | Path | None = None,
+    device: str = "cpu",
+    vocabulary: Sequence[str] | None = None,
+    overrides: Sequence[str] = (),
+) -> CfgNode:
+    """A yacs config that Detectron2's ``DefaultPredictor`` takes as it is; arguments as :func:`get`.
+
+    Test size and channel order come from the config's test mapper; ``DATASETS.TEST`` names metadata with the classes.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    path = config_path(name)
+    lazy = load_config(path, overrides)
+    cfg = detectron2_cfg()
+    cfg.MODEL.META_ARCHITECTURE = PolydetLazyModel.__name__
+    cfg.MODEL.WEIGHTS = _weights_of(name, weights)
+    cfg.MODEL.DEVICE = device
+    cfg.POLYDET = CfgNode()
+    cfg.POLYDET.CONFIG_FILE = str(path)
+    cfg.POLYDET.OVERRIDES = list(overrides)
+    cfg.POLYDET.VOCABULARY = list(vocabulary or [])
+    short, longest = _test_size(lazy)
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = short, longest
+    cfg.INPUT.FORMAT = lazy.model.get("input_format", "RGB") or "RGB"
+    cfg.DATASETS.TEST = (_metadata(lazy, vocabulary),)
+    return cfg
+
+
+@META_ARCH_REGISTRY.register()
+def PolydetLazyModel(cfg: CfgNode) -> nn.Module:  # Detectron2 builds a model by this name
+    """The model of ``cfg.POLYDET.CONFIG_FILE``; what ``detectron2.modeling.build_model`` calls."""
+    lazy = load_config(cfg.POLYDET.CONFIG_FILE, cfg.POLYDET.OVERRIDES)
+    return _build(lazy, bool(cfg.MODEL.WEIGHTS), cfg.POLYDET.VOCABULARY or None).to(cfg.MODEL.DEVICE)
+
+
+def _build(cfg: DictConfig, weights_follow: bool, vocabulary: Sequence[str] | None) -> nn.Module:
+    if weights_follow:
+        skip_backbone_weights(cfg.model)
+    model = instantiate(cfg.model)
+    if vocabulary:
+        if not hasattr(model, "set_vocabulary"):
+            raise ConfigError(f"{type(model).__name__} has a closed set of classes; it takes no vocabulary")
+        model.set_vocabulary(list(vocabulary))
+    return model
+
+
+def skip_backbone_weights(node: Any) -> None:
+    """Do not look for the backbone's published weights where a whole checkpoint is loaded afterwards."""
+    if isinstance(node, DictConfig):
+        if "_target_" in node and node._target_ in (TimmBackbone, f"{TimmBackbone.__module__}.TimmBackbone"):
+            node.weights = None
+        children: Any = node.values()
+    elif isinstance(node, ListConfig):
+        children = node
+    else:
+        return
+    for child in children:
+        skip_backbone_weights(child)
+
+
+def _weights_of(name: str | Path, weights: str | Path | None) -> str:
+    if weights is not None:
+        return str(weights)
+    final = Path(name) / "model_final.pth"
+    return str(final) if final.is_file() else ""
+
+
+def _test_size(cfg: DictConfig) -> tuple[int, int]:
+    """(short side, longest side) of the test mapper's ResizeShortestEdge; (0, 0) when it does not resize."""
+    for augmentation in cfg.dataloader.test.mapper.get("augmentations", []):
+        if "short_edge_length" in augmentation:
+            short = augmentation.short_edge_length
+            short = short[0] if isinstance(short, ListConfig) else short
+            return int(short), int(augmentation.get("max_size", 1333))
+    return 0, 0
+
+
+def _metadata(cfg: DictConfig, vocabulary: Sequence[str] | None) -> str:
+    names = list(vocabulary or _trained_names(cfg))
+    key = f"polydet_{hashlib.sha256(repr(names).encode()).hexdigest()[:12]}"
+    MetadataCatalog.get(key).thing_classes = names
+    return key
+
+
+def _trained_names(cfg: DictConfig) -> Sequence[str]:
+    train = cfg.dataloader.train
+    return label_space_of(list(train.datasets), train.get("merge", "none")).names

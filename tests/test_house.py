@@ -1,0 +1,84 @@
+"""Rules of the house that no linter knows: small rooms, thin configs, no traces of one machine."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MAX_FILE, MAX_FUNCTION, MAX_CONFIG = 400, 60, 25
+PACKAGES = ("polydet", "scaledet", "metr", "codetr", "aligndet", "detclipv2", "tools")
+
+
+def tracked(*patterns: str) -> list[Path]:
+    output = subprocess.run(["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in output.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def test_files_and_functions_are_small():
+    long = []
+    for path in tracked(*(f"{package}/**.py" for package in PACKAGES)):
+        text = path.read_text()
+        if text.count("\n") > MAX_FILE:
+            long.append(f"{path.relative_to(ROOT)}: {text.count(chr(10))} lines")
+        for node in ast.walk(ast.parse(text)):
+            if not isinstance(node, ast.FunctionDef) or is_kernel(node):
+                continue
+            if node.end_lineno - node.lineno + 1 > MAX_FUNCTION + docstring(node):
+                long.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
+    assert not long, "\n".join(long)
+
+
+def is_kernel(node: ast.FunctionDef) -> bool:
+    """A Triton kernel is one program; only what it calls can be split off."""
+    return any("triton" in ast.unparse(decorator) for decorator in node.decorator_list)
+
+
+def docstring(node: ast.FunctionDef) -> int:
+    first = node.body[0]
+    is_doc = (
+        isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+    )
+    return first.end_lineno - first.lineno + 1 if is_doc else 0
+
+
+def test_rows_of_tables_are_thin_and_say_which_row_they_are():
+    papers = ("scaledet", "metr", "codetr", "aligndet", "detclipv2")
+    rows = tracked(*(f"configs/{paper}/**.py" for paper in papers))
+    thick = [str(p.relative_to(ROOT)) for p in rows if p.read_text().count("\n") > MAX_CONFIG]
+    unnamed = [
+        str(p.relative_to(ROOT))
+        for p in rows
+        if not re.search(r"table|figure|fig\.|section|appendix", p.read_text().split("\n")[0], re.IGNORECASE)
+    ]
+    assert not thick and not unnamed, f"more than {MAX_CONFIG} lines: {thick}; first line names no table: {unnamed}"
+
+
+def test_nothing_unfinished_is_promised():
+    marks = re.compile(r"\b(TODO|FIXME|XXX|NotImplementedError)\b|pytest\.mark\.(skip|xfail)\b|pytest\.skip\(")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in tracked("*.py")
+        if path != Path(__file__).resolve() and "build_support" not in path.parts
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if marks.search(line)
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_no_cuda_calls_and_no_device_at_import():
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in tracked(*(f"{package}/**.py" for package in PACKAGES[:-1]))
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if ".cuda()" in line
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("name", ["uv.lock"])
+def test_files_that_name_hosts_stay_out(name):
+    assert not tracked(name)
+    assert name in (ROOT / ".gitignore").read_text().split()
