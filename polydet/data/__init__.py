@@ -8,19 +8,31 @@ from polydet.data.card import DatasetCard, datasets_root, list_cards, missing_fi
 from polydet.data.columns import AnnotationTable
 from polydet.data.errors import DatasetError
 from polydet.data.load import class_image_counts, get_card, label_names, load_card
+from polydet.data.loader import build_test_loader, build_train_loader
+from polydet.data.mapper import DetectionMapper, read_image
+from polydet.data.samplers import RepeatFactorSampler, UniformSampler
+from polydet.data.union import Union, label_space_of
 
 __all__ = [
     "AnnotationTable",
     "DatasetCard",
     "DatasetError",
+    "DetectionMapper",
+    "RepeatFactorSampler",
+    "UniformSampler",
+    "Union",
+    "build_test_loader",
+    "build_train_loader",
     "builtin",
     "class_image_counts",
     "datasets_root",
     "get_card",
     "label_names",
+    "label_space_of",
     "list_cards",
     "load_card",
     "missing_files",
     "prepare_cards",
+    "read_image",
     "register_card",
 ]

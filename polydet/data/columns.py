@@ -176,6 +176,11 @@ class AnnotationTable(Sequence[dict]):
             extras=None if self.extras is None else self.extras.take(images),
         )
 
+    def select_labels(self, images: np.ndarray) -> AnnotationTable:
+        """Only `offsets` and `labels` of the given images (for samplers); the other columns stay as they are."""
+        labels, offsets = _take(self.labels, self.offsets, np.asarray(images, np.int64))
+        return replace(self, offsets=offsets, labels=labels)
+
     def usable_images(self) -> np.ndarray:
         """True for images with at least one annotation that is not a crowd, bool [n]."""
         usable = np.zeros(len(self), bool)

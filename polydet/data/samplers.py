@@ -1,0 +1,177 @@
+"""Which image comes when: samplers that are functions of (seed, epoch), so a stream can be entered anywhere."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+
+__all__ = [
+    "ImageLabels",
+    "IndexStream",
+    "RepeatFactorSampler",
+    "Sampler",
+    "UniformSampler",
+    "image_counts",
+    "repeat_factors",
+]
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 1 << 20  # boxes sorted at a time: the keys stay in cache and below 2^31
+
+
+class ImageLabels(Protocol):
+    """What a sampler sees of a union of datasets."""
+
+    offsets: np.ndarray  # int64 [n + 1]; the labels of image i are labels[offsets[i]:offsets[i + 1]]
+    labels: np.ndarray  # int [m], joint label ids
+    num_labels: int
+    owner: np.ndarray  # int [n], index of the dataset of every image
+
+    def __len__(self) -> int: ...
+
+
+class Sampler(Protocol):
+    """Draws epochs of image indices."""
+
+    def bind(self, data: ImageLabels) -> None:
+        """Learn the data; called once, before anything is drawn."""
+
+    @property
+    def images_per_epoch(self) -> float:
+        """Expected number of images in an epoch."""
+
+    def epoch(self, seed: int, epoch: int) -> np.ndarray:
+        """Image indices of one epoch in order, int64; the same for the same arguments."""
+
+
+def _generator(seed: int, epoch: int, stream: int = 0) -> np.random.Generator:
+    return np.random.default_rng((int(seed) % 2**63, epoch, stream))
+
+
+class UniformSampler:
+    """Every image once an epoch, in random order."""
+
+    def bind(self, data: ImageLabels) -> None:
+        """Learn the number of images."""
+        self._size = len(data)
+
+    @property
+    def images_per_epoch(self) -> float:
+        """Number of images."""
+        return float(self._size)
+
+    def epoch(self, seed: int, epoch: int) -> np.ndarray:
+        """A permutation of all images."""
+        return _generator(seed, epoch).permutation(self._size)
+
+
+class RepeatFactorSampler:
+    """Images of rare labels come more often (LVIS, appendix B.2), over all datasets together.
+
+    r(c) = max(1, sqrt(t / f(c))) with f(c) the share of *all* images of the union that have label c, r(I) = max over
+    the labels of I, fractional parts rounded at random anew each epoch. The factors are exactly those of Detectron2's
+    `RepeatFactorTrainingSampler.repeat_factors_from_category_frequency` on the joint dicts.
+
+    Args:
+        repeat_threshold: t; ScaleDet and LVIS use 0.001.
+    """
+
+    def __init__(self, repeat_threshold: float = 0.001):
+        self.repeat_threshold = repeat_threshold
+
+    def bind(self, data: ImageLabels) -> None:
+        """Compute the repeat factor of every image."""
+        factors = repeat_factors(data.offsets, data.labels, data.num_labels, self.repeat_threshold)
+        self._whole = np.trunc(factors).astype(np.int64)
+        self._part = factors - self._whole
+        self._expected = float(factors.sum(dtype=np.float64))
+        logger.info(
+            "repeat factors: %d of %d images are repeated, at most %.2f times; %.0f images an epoch",
+            int((factors > 1).sum()),
+            len(factors),
+            float(factors.max(initial=1)),
+            self._expected,
+        )
+
+    @property
+    def images_per_epoch(self) -> float:
+        """Sum of the repeat factors."""
+        return self._expected
+
+    def epoch(self, seed: int, epoch: int) -> np.ndarray:
+        """A shuffle of all images, each repeated by its rounded factor."""
+        rng = _generator(seed, epoch)
+        repeats = self._whole + (rng.random(len(self._part), np.float32) < self._part)
+        indices = np.repeat(np.arange(len(repeats)), repeats)
+        rng.shuffle(indices)
+        return indices
+
+
+def image_counts(offsets: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:
+    """Number of images that have each label, int64 [num_labels].
+
+    Args:
+        offsets: int64 [n + 1]; labels of image i are `labels[offsets[i]:offsets[i + 1]]`.
+    """
+    counts = np.zeros(num_labels, np.int64)
+    images = len(offsets) - 1
+    limit = max(1, (2**31 - 1) // max(num_labels, 1))  # images per chunk that keep the keys in int32
+    start = 0
+    while start < images:
+        stop = int(np.searchsorted(offsets, offsets[start] + _CHUNK, side="right")) - 1
+        stop = min(max(stop, start + 1), start + limit, images)
+        part = labels[offsets[start] : offsets[stop]]
+        image = np.repeat(np.arange(stop - start, dtype=np.int32), np.diff(offsets[start : stop + 1]))
+        keys = np.sort(image * np.int32(num_labels) + part.astype(np.int32, copy=False))
+        if len(keys):
+            first = np.ones(len(keys), bool)
+            np.not_equal(keys[1:], keys[:-1], out=first[1:])
+            counts += np.bincount(keys[first] % np.int32(num_labels), minlength=num_labels)
+        start = stop
+    return counts
+
+
+def repeat_factors(offsets: np.ndarray, labels: np.ndarray, num_labels: int, threshold: float) -> np.ndarray:
+    """Repeat factor of every image, float32 [n]; see `RepeatFactorSampler`. Arguments as `image_counts`."""
+    images = len(offsets) - 1
+    factors = np.ones(images, np.float32)
+    if not len(labels):
+        return factors
+    frequency = image_counts(offsets, labels, num_labels) / images
+    with np.errstate(divide="ignore"):
+        of_label = np.maximum(1.0, np.sqrt(threshold / frequency)).astype(np.float32)
+    filled = np.flatnonzero(np.diff(offsets))  # reduceat needs non-empty runs; their starts are strictly increasing
+    step = max(1, len(filled) * _CHUNK // len(labels))
+    for begin in range(0, len(filled), step):
+        rows = filled[begin : begin + step]
+        first, last = offsets[rows[0]], offsets[rows[-1] + 1]
+        factors[rows] = np.maximum.reduceat(of_label[labels[first:last]], offsets[rows] - first)
+    return factors
+
+
+class IndexStream:
+    """The infinite sequence of a sampler's epochs, one after the other, that can be entered at any position.
+
+    Args:
+        sampler: bound to its data.
+        seed: of every epoch.
+    """
+
+    def __init__(self, sampler: Sampler, seed: int):
+        self.sampler, self.seed = sampler, seed
+
+    def from_position(self, position: int) -> Iterator[tuple[int, int]]:
+        """(position, image index) from `position` on; skipped epochs are drawn but no image is read."""
+        epoch = begin = 0
+        while True:
+            indices = self.sampler.epoch(self.seed, epoch)
+            if not len(indices):
+                raise ValueError("the sampler gave an empty epoch")
+            first = max(position - begin, 0)
+            yield from zip(range(begin + first, begin + len(indices)), indices[first:].tolist())
+            begin += len(indices)
+            epoch += 1
