@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from polydet.layers import cxcywh_to_xyxy, xyxy_to_cxcywh
 
-from .structures import DenoisingQueries, Targets
+from .structures import DenoisingQueries, Targets, count_classes
 
 SMALLEST = 1e-3  # noised corners may cross; the authors clamp the logit of the anchor at the same place
 
@@ -24,6 +24,7 @@ class Denoising(nn.Module):
     Images with fewer objects than the largest of the batch are filled up with zero queries, which count as background.
 
     Args:
+        num_classes: a number or a label space.
         num_queries: with contrastive groups: pairs in all; the number of groups is this over the most objects.
         num_groups: with plain groups: their number.
         label_noise: chance that a query is given a random class.
@@ -33,7 +34,7 @@ class Denoising(nn.Module):
 
     def __init__(
         self,
-        num_classes: int,
+        num_classes: int | Sized,
         dim: int = 256,
         num_queries: int = 100,
         num_groups: int = 5,
@@ -44,7 +45,7 @@ class Denoising(nn.Module):
         see_matching: bool = True,
     ) -> None:
         super().__init__()
-        self.num_classes = num_classes
+        self.num_classes = count_classes(num_classes)
         self.num_queries = num_queries
         self.num_groups = num_groups
         self.label_noise = label_noise
@@ -52,7 +53,7 @@ class Denoising(nn.Module):
         self.contrastive = contrastive
         self.indicator = indicator
         self.see_matching = see_matching
-        self.label_embedding = self.make_embedding(num_classes, dim - int(indicator))
+        self.label_embedding = self.make_embedding(self.num_classes, dim - int(indicator))
 
     def make_embedding(self, num_classes: int, dim: int) -> nn.Embedding | None:
         """The table of class contents; subclasses with their own class embeddings return None."""

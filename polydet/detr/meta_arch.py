@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from .denoising import Denoising
 from .encoder import Encoder
 from .postprocess import to_instances
 from .queries import QuerySource, prior_bias, with_denoising
-from .structures import Assignment, Branch, Memory, Predictions, Queries, Targets, token_layout
+from .structures import Assignment, Branch, Memory, Predictions, Queries, Targets, count_classes, token_layout
 
 
 @META_ARCH_REGISTRY.register()
@@ -33,7 +33,7 @@ class DETR(nn.Module):
         backbone: gives maps of `dim` channels, from high to low resolution (a `ChannelMapper` around a backbone).
         position: encoding of image positions.
         queries: where queries come from. denoising: noised objects in training, or None.
-        num_classes: of the label space.
+        num_classes: a number or a label space (`len` of it).
         background_class: one more logit for background (softmax losses).
         share_heads: one class and one box head for all decoder layers (DETR, DAB, DINO) or one each.
         box_prior: box heads start with a zero last layer (all but DETR); its size biases start at this value
@@ -51,7 +51,7 @@ class DETR(nn.Module):
         decoder: Decoder,
         criterion: Criterion,
         postprocess: nn.Module,
-        num_classes: int,
+        num_classes: int | Sized,
         denoising: Denoising | None = None,
         dim: int = 256,
         background_class: bool = False,
@@ -70,12 +70,12 @@ class DETR(nn.Module):
         self.decoder = decoder
         self.criterion = criterion
         self.postprocess = postprocess
-        self.num_classes = num_classes
+        self.num_classes = count_classes(num_classes)
         num_levels = len(backbone.output_shape())
         self.level_embed = nn.Parameter(torch.randn(num_levels, dim)) if level_embed else None
         num_heads = 1 if share_heads else decoder.num_layers
         self.class_heads = nn.ModuleList(
-            self.make_class_head(dim, num_classes + int(background_class)) for _ in range(num_heads)
+            self.make_class_head(dim, self.num_classes + int(background_class)) for _ in range(num_heads)
         )
         self.box_heads = nn.ModuleList(MLP(dim, dim, 4, 3) for _ in range(num_heads))
         self._reset_heads(background_class, box_prior)

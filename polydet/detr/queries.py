@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import replace
 from typing import Literal
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from polydet.layers import MLP, sine_encoding, xavier_reset
 
 from .decoder import decode_boxes
-from .structures import Branch, Memory, Predictions, Queries, Targets
+from .structures import Branch, Memory, Predictions, Queries, Targets, count_classes
 
 
 def prior_bias(prior: float = 0.01) -> float:
@@ -106,6 +106,7 @@ class TwoStageQueries(QuerySource):
     The best `num_queries` become detached 4-d references; where the pyramid has fewer tokens, all of them do.
 
     Args:
+        num_classes: a number or a label space.
         content: "proposal": from the proposal's sine encoding (pure selection); "learned": independent of the image
             (mixed selection, DINO sec. 3.4).
         position: "proposal": from the proposal's sine encoding (Deformable-DETR); "anchor": left to the decoder.
@@ -116,7 +117,7 @@ class TwoStageQueries(QuerySource):
 
     def __init__(
         self,
-        num_classes: int,
+        num_classes: int | Sized,
         num_queries: int = 900,
         dim: int = 256,
         content: Literal["proposal", "learned"] = "learned",
@@ -135,7 +136,7 @@ class TwoStageQueries(QuerySource):
         self.base_size = base_size
         self.token_proj = nn.Linear(dim, dim)
         self.token_norm = nn.LayerNorm(dim)
-        self.class_head = nn.Linear(dim, num_classes)
+        self.class_head = nn.Linear(dim, count_classes(num_classes))
         self.box_head = MLP(dim, dim, 4, 3)
         self.content = nn.Embedding(num_queries, dim) if content == "learned" else None
         self.position_proj: nn.Linear | None = None

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def count_classes(classes: int | Sized) -> int:
+    """Number of classes, from itself or from a label space."""
+    return classes if isinstance(classes, int) else len(classes)
 
 
 @dataclass(eq=False)
