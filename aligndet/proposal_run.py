@@ -14,7 +14,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from .proposal_columns import ProposalColumns, write_atomically
@@ -55,7 +54,6 @@ def images_of_folder(root: Path) -> list[ImageRecord]:
 def _start_worker() -> None:
     # one thread each: the processes are the parallelism
     cv2.setNumThreads(1)
-    torch.set_num_threads(1)
 
 
 def _search_shard(
@@ -207,7 +205,7 @@ def _search(
         for part, path in todo:
             yield _search_shard(part, str(root), settings, str(path))
         return
-    context = multiprocessing.get_context("spawn")  # forking a process that has used torch threads can hang
+    context = multiprocessing.get_context("spawn")  # a forked process inherits locks of threads that it lacks
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         futures = [pool.submit(_search_shard, part, str(root), settings, str(path)) for part, path in todo]
         for future in as_completed(futures):

@@ -7,8 +7,6 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-import torch
-from torchvision.ops import nms
 
 Mode = Literal["fast", "quality", "published"]
 MODES: tuple[Mode, ...] = ("fast", "quality", "published")
@@ -103,9 +101,10 @@ def suppress(boxes: np.ndarray, iou: float) -> np.ndarray:
     """Greedy suppression in the order given: a box goes if an earlier kept one overlaps it by more than ``iou``."""
     if len(boxes) == 0:
         return boxes
-    rank = torch.arange(len(boxes), 0, -1, dtype=torch.float32)
-    kept = nms(torch.from_numpy(boxes), rank, iou)
-    return boxes[np.sort(kept.numpy())]
+    xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).astype(np.float64)
+    earlier_first = np.arange(len(boxes), 0, -1, dtype=np.float32)
+    kept = cv2.dnn.NMSBoxes(xywh, earlier_first, 0.0, iou)
+    return boxes[np.sort(np.asarray(kept, np.int64))]
 
 
 def propose(image: np.ndarray, settings: ProposalSettings, image_seed: int = 0) -> np.ndarray:

@@ -1,0 +1,32 @@
+"""Pieces of Detectron2's detectors that its configs cannot spell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.meta_arch.fcos import FCOSHead
+from torch import nn
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group norm with 32 groups, or fewer so that a small number of channels still has two a group.
+
+    Detectron2 0.6 tries the norm of its dense heads on one channel, which ``"GN"`` does not survive.
+    """
+    return nn.GroupNorm(math.gcd(32, max(channels // 2, 1)), channels)
+
+
+def fcos_head(
+    channels: int, num_classes: int, num_levels: int = 5, num_convs: int = 4, prior_prob: float = 0.01
+) -> FCOSHead:
+    """FCOS's head with group norm in its towers."""
+    shapes: Sequence[ShapeSpec] = [ShapeSpec(channels=channels)] * num_levels
+    return FCOSHead(
+        input_shape=shapes,
+        num_classes=num_classes,
+        conv_dims=[channels] * num_convs,
+        norm=group_norm,
+        prior_prob=prior_prob,
+    )

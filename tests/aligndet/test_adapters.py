@@ -1,0 +1,120 @@
+"""Default assignment, and features that belong to the boxes they are said to belong to."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import build, faster_rcnn, fcos, retinanet, two_view_batch
+from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
+from detectron2.utils.events import EventStorage
+
+from aligndet.adapters import FCOSAdapter, RetinaNetAdapter
+from aligndet.adapters.base import proposal_of_code, with_proposal_codes
+from aligndet.pretrainer import AlignDet
+
+
+def views(seed=0):
+    return AlignDet.two_views(two_view_batch(seed=seed))[0]
+
+
+@pytest.mark.parametrize("make", [fcos, retinanet])
+def test_dense_assignment_is_the_detectors_own(make):
+    """A detector with one class per proposal labels its anchors the same way."""
+    torch.manual_seed(0)
+    one, many = make(1), make(12)
+    batch = views()
+    targets = [v["instances"] for v in batch]
+    features = [torch.zeros(2, 16, -(-544 // s), -(-704 // s)) for s in (8, 16, 32, 64, 128)]
+    anchors = one.anchor_generator(features)
+    codes, _ = one.label_anchors(anchors, with_proposal_codes(targets, 1))
+    for target in targets:
+        target.gt_classes = target.gt_ids
+    labels, _ = many.label_anchors(anchors, targets)
+    for code, label in zip(codes, labels):
+        index = proposal_of_code(code, 1)
+        assert torch.equal(index, torch.where((label >= 0) & (label < 12), label, -1))
+        assert torch.equal(code == -1, label == -1)
+        assert (index >= 0).any()
+
+
+def test_retinanet_embeddings_are_those_of_their_anchors():
+    """Against the dense projector of the paper, for two images: rows, levels, cells and anchors all line up."""
+    torch.manual_seed(0)
+    adapter = RetinaNetAdapter(retinanet(), dim=8).train()
+    adapter.sample = lambda codes: (codes != -1).flatten().nonzero().squeeze(1)  # every anchor, in order
+    batch = views()
+    samples = adapter(batch, with_losses=False).samples[0]
+    detector, (first, _, last) = adapter.detector, adapter.projector
+    pyramid = detector.backbone(detector.preprocess_image(batch).tensor)
+    features = [pyramid[f] for f in detector.head_in_features]
+    dense = []
+    for feature in features:
+        tower = detector.head.cls_subnet(feature)
+        hidden = F.relu(F.conv2d(tower, first.weight[:, :, None, None], first.bias))
+        dense.append(permute_to_N_HWA_K(F.conv2d(hidden, last.weight[:, :, None, None], last.bias), 8))
+    anchors = detector.anchor_generator(features)
+    codes = torch.stack(detector.label_anchors(anchors, with_proposal_codes(adapter.targets(batch), 1))[0]).flatten()
+    rows = (codes != -1).nonzero().squeeze(1)
+    assert torch.equal(samples.labels, proposal_of_code(codes[rows], 1)) and set(samples.labels.tolist()) > {0, 6}
+    expected = torch.cat(dense, 1).flatten(0, 1)[rows]
+    torch.testing.assert_close(samples.embeddings, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_fcos_samples_positives_first_over_the_batch():
+    torch.manual_seed(0)
+    adapter = FCOSAdapter(fcos(), num_samples=40, dim=8).train()
+    samples = adapter(views(), with_losses=False).samples[0]
+    assert len(samples.labels) == 40 and (samples.labels >= 0).all()
+    assert (samples.labels >= 6).any() and (samples.labels < 6).any()  # both images
+    adapter.num_samples = 4000
+    samples = adapter(views(), with_losses=False).samples[0]
+    assert 0 < (samples.labels >= 0).sum() < len(samples.labels) <= 4000
+
+
+def test_rcnn_takes_no_unassigned_boxes_and_every_proposal():
+    adapter = build("faster_rcnn").train()
+    with EventStorage(0):
+        samples = adapter(views(), with_losses=True)
+    assert set(samples.samples[0].labels.tolist()) == set(range(12))
+    assert set(samples.losses) == {"loss_rpn_cls", "loss_rpn_loc", "loss_box_reg"}
+
+
+def test_cascade_has_a_weighted_set_per_stage_with_background():
+    adapter = build("cascade").train()
+    with EventStorage(0):
+        output = adapter(views(), with_losses=True)
+    assert [s.weight for s in output.samples] == [1.0, 0.5, 0.25]
+    assert all((s.labels == -1).any() and (s.labels >= 0).any() for s in output.samples[:1])
+    assert {"loss_box_reg_stage0", "loss_box_reg_stage1", "loss_box_reg_stage2"} < set(output.losses)
+
+
+def test_detr_labels_follow_the_matching_of_its_loss():
+    adapter = build("detr").train()
+    batch = views()
+    samples = adapter(batch, with_losses=False).samples[0]
+    labels = samples.labels.view(2, 2, 20)  # layers, images, queries
+    for layer in labels:
+        assert sorted(layer[0][layer[0] >= 0].tolist()) == list(range(6))
+        assert sorted(layer[1][layer[1] >= 0].tolist()) == list(range(6, 12))
+    assert samples.embeddings.shape == (80, 8)
+
+
+def test_losses_are_the_detectors_own():
+    """With the class loss left out, the regression losses equal those of an ordinary training step."""
+    torch.manual_seed(0)
+    detector = fcos()
+    batch = views()
+    for view in batch:
+        view["instances"].gt_classes = torch.zeros(6, dtype=torch.int64)
+    adapter = FCOSAdapter(detector, num_samples=40, dim=8)
+    with EventStorage(0):
+        own = adapter(batch, with_losses=True).losses
+    del detector.loss_normalizer  # the moving average of the first call
+    with EventStorage(0):
+        plain = detector(batch)
+    for name, loss in own.items():
+        torch.testing.assert_close(loss, plain[name])
+
+
+def test_mask_head_takes_no_part():
+    assert "roi_heads.mask_head" in build("faster_rcnn").unused
+    assert faster_rcnn(3).roi_heads.num_classes == 3
