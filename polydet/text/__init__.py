@@ -4,14 +4,18 @@ from polydet.text.encoders import MiniLMEncoder, OpenClipEncoder, TextEncoder
 from polydet.text.label_space import LabelSpace, label_similarity
 from polydet.text.state import VocabularyMismatch, VocabularyState
 from polydet.text.templates import TEMPLATES, clean_name, resolve_templates
+from polydet.text.trainable import FrozenTextTower, OpenClipTextTower, TextTower
 from polydet.text.vocabulary import Vocabulary, vocabulary_fingerprint
 
 __all__ = [
     "TEMPLATES",
+    "FrozenTextTower",
     "LabelSpace",
     "MiniLMEncoder",
     "OpenClipEncoder",
+    "OpenClipTextTower",
     "TextEncoder",
+    "TextTower",
     "Vocabulary",
     "VocabularyMismatch",
     "VocabularyState",
