@@ -59,7 +59,9 @@ def _table(shapes: tuple[tuple[int, int], ...], points: int, dtype: torch.dtype)
 
 
 def _groups(batch: int, heads: int, samples_per_head: int) -> Iterator[tuple[int, slice]]:
-    step = max(1, min(heads, _GROUP_SAMPLES // max(samples_per_head, 1)))
+    if not samples_per_head:
+        return
+    step = max(1, min(heads, _GROUP_SAMPLES // samples_per_head))
     for image in range(batch):
         for head in range(0, heads, step):
             yield image, slice(head, min(head + step, heads))

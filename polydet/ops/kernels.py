@@ -18,18 +18,17 @@ import triton
 import triton.language as tl
 
 _CONFIGS = [
-    triton.Config({"BLOCK": block}, num_warps=warps, num_stages=1)
-    for block, warps in ((4, 1), (8, 1), (8, 2), (16, 1), (16, 2), (16, 4), (32, 4), (32, 8), (64, 4), (64, 8))
+    triton.Config({"BLOCK": 2**power}, num_warps=warps, num_stages=1) for warps in (1, 2, 4, 8) for power in range(1, 9)
 ]
 _KEY = ["query_bucket", "HEADS", "CHANNELS", "LEVELS", "POINTS", "REFERENCE", "ORDERED"]
 _VARYING = ["tokens", "queries", "query_bucket"]  # from image to image: no recompilation
 
 
 def _fitting_configs(configs: list[triton.Config], named_args: dict, **kwargs: Any) -> list[triton.Config]:
-    """Configurations that give a thread 4 to 16 channels of its rows; few enough to compile on first use."""
+    """Configurations that give a thread 4 or 8 channels of one row, which is one or two 16-byte loads."""
     threads = [32 * config.num_warps for config in configs]
     shares = [config.kwargs["BLOCK"] * kwargs["CHANNELS"] / count for config, count in zip(configs, threads)]
-    return [config for config, share in zip(configs, shares) if 4 <= share <= 16]
+    return [config for config, share in zip(configs, shares) if share in (4, 8)]
 
 
 _PRUNE = {"early_config_prune": _fitting_configs}
@@ -95,23 +94,22 @@ def _softmax_backward(
 
 
 @triton.jit
-def _offset_scales(extent_x, extent_y, height, width, POINTS: tl.constexpr, REFERENCE: tl.constexpr):
+def _offset_scales(extent_x, extent_y, size_x, size_y, POINTS: tl.constexpr, REFERENCE: tl.constexpr):
     """Pixels per unit of ``sampling`` along x and y."""
     x = tl.full(extent_x.shape, 1.0, extent_x.dtype)
     y = x
     if REFERENCE == 0:
-        x = x * width
-        y = y * height
+        x = x * size_x
+        y = y * size_y
     elif REFERENCE == 4:
-        x = extent_x * width * (0.5 / POINTS)
-        y = extent_y * height * (0.5 / POINTS)
+        x = extent_x * size_x * (0.5 / POINTS)
+        y = extent_y * size_y * (0.5 / POINTS)
     return x, y
 
 
 @triton.jit
-def _pixel(offset, size, centre, extent, fits, POINTS: tl.constexpr, REFERENCE: tl.constexpr):
-    """Pixel coordinate along one axis, clamped to just outside the map; NaN stays, and a level that does not fit
-    the value tensor gives NaN."""
+def _pixel(offset, size, centre, extent, POINTS: tl.constexpr, REFERENCE: tl.constexpr):
+    """Pixel coordinate along one axis, clamped to just outside the map; NaN stays."""
     if REFERENCE == 0:
         pixel = offset * size - 0.5
     elif REFERENCE == 2:
@@ -119,8 +117,7 @@ def _pixel(offset, size, centre, extent, fits, POINTS: tl.constexpr, REFERENCE: 
     else:
         pixel = centre * size - 0.5 + offset * (extent * size * (0.5 / POINTS))
     pixel = tl.where(pixel < -2.0, -2.0, pixel)
-    pixel = tl.where(pixel > size + 1.0, size + 1.0, pixel)
-    return tl.where(fits, pixel, float("nan"))
+    return tl.where(pixel > size + 1.0, size + 1.0, pixel)
 
 
 @triton.jit
@@ -132,13 +129,16 @@ def _neighbours(pixel, size):
 
 
 @triton.jit
-def _level(shapes_ptr, starts_ptr, level, tokens):
-    """Height, width and first token of a level, and whether it lies within the value tensor."""
+def _level(shapes_ptr, starts_ptr, level, tokens, COMPUTE: tl.constexpr):
+    """Height, width and first token of a level, and its sizes as numbers to compute with: NaN, and so the result,
+    if the level does not fit the value tensor."""
     height = tl.load(shapes_ptr + 2 * level).to(tl.int32)
     width = tl.load(shapes_ptr + 2 * level + 1).to(tl.int32)
     start = tl.load(starts_ptr + level).to(tl.int32)
     fits = (start >= 0) & (height >= 0) & (width >= 0) & (start + height * width <= tokens)
-    return height, width, start, fits
+    size_y = tl.where(fits, height.to(COMPUTE), float("nan"))
+    size_x = tl.where(fits, width.to(COMPUTE), float("nan"))
+    return height, width, start, size_x, size_y
 
 
 @triton.jit
@@ -225,7 +225,7 @@ def forward_kernel(
     _, peak, inverse_total = _softmax(attention_ptr, row, mask, SAMPLES, SAMPLES_PADDED, REFERENCE, COMPUTE)
     result = tl.zeros((BLOCK, CHANNELS), COMPUTE)
     for level in range(LEVELS):
-        height, width, start, fits = _level(shapes_ptr, starts_ptr, level, tokens)
+        height, width, start, size_x, size_y = _level(shapes_ptr, starts_ptr, level, tokens, COMPUTE)
         point = (image * queries + query) * LEVELS + level
         centre_x, centre_y, extent_x, extent_y = _reference(reference_ptr, point, mask, REFERENCE, COMPUTE)
         for index in tl.static_range(POINTS):
@@ -233,8 +233,8 @@ def forward_kernel(
             offset_x, offset_y, weight = _sample(
                 sampling_ptr, attention_ptr, sample, mask, peak, inverse_total, REFERENCE > 0, COMPUTE
             )
-            pixel_x = _pixel(offset_x, width, centre_x, extent_x, fits, POINTS, REFERENCE)
-            pixel_y = _pixel(offset_y, height, centre_y, extent_y, fits, POINTS, REFERENCE)
+            pixel_x = _pixel(offset_x, size_x, centre_x, extent_x, POINTS, REFERENCE)
+            pixel_y = _pixel(offset_y, size_y, centre_y, extent_y, POINTS, REFERENCE)
             upper, lower, right_share, lower_share, m00, m01, m10, m11 = _corners(
                 pixel_x, pixel_y, height, width, start, mask, STRIDE
             )
@@ -353,10 +353,10 @@ def backward_kernel(
     logits, peak, inverse_total = _softmax(attention_ptr, row, mask, SAMPLES, SAMPLES_PADDED, REFERENCE, COMPUTE)
     grad = _rows(grad_ptr, row * CHANNELS, channel, mask, COMPUTE)
     for level in range(LEVELS):
-        height, width, start, fits = _level(shapes_ptr, starts_ptr, level, tokens)
+        height, width, start, size_x, size_y = _level(shapes_ptr, starts_ptr, level, tokens, COMPUTE)
         point = (image * queries + query) * LEVELS + level
         centre_x, centre_y, extent_x, extent_y = _reference(reference_ptr, point, mask, REFERENCE, COMPUTE)
-        scale_x, scale_y = _offset_scales(extent_x, extent_y, height, width, POINTS, REFERENCE)
+        scale_x, scale_y = _offset_scales(extent_x, extent_y, size_x, size_y, POINTS, REFERENCE)
         sum_x = tl.zeros((BLOCK,), COMPUTE)
         sum_y = sum_x
         moment_x = sum_x
@@ -366,8 +366,8 @@ def backward_kernel(
             offset_x, offset_y, weight = _sample(
                 sampling_ptr, attention_ptr, sample, mask, peak, inverse_total, REFERENCE > 0, COMPUTE
             )
-            pixel_x = _pixel(offset_x, width, centre_x, extent_x, fits, POINTS, REFERENCE)
-            pixel_y = _pixel(offset_y, height, centre_y, extent_y, fits, POINTS, REFERENCE)
+            pixel_x = _pixel(offset_x, size_x, centre_x, extent_x, POINTS, REFERENCE)
+            pixel_y = _pixel(offset_y, size_y, centre_y, extent_y, POINTS, REFERENCE)
             grad_weight, grad_x, grad_y = _sample_backward(
                 value_ptr, grad_value_ptr, grad, weight, pixel_x, pixel_y, height, width, start, channel, mask,
                 scale, STRIDE, COMPUTE, FIXED_POINT
@@ -381,11 +381,11 @@ def backward_kernel(
             moment_y += grad_y * offset_y
         if NEED_REFERENCE:
             pointer = grad_reference_ptr + (row * LEVELS + level) * REFERENCE
-            tl.store(pointer, sum_x * width, mask=mask)
-            tl.store(pointer + 1, sum_y * height, mask=mask)
+            tl.store(pointer, sum_x * size_x, mask=mask)
+            tl.store(pointer + 1, sum_y * size_y, mask=mask)
             if REFERENCE == 4:
-                tl.store(pointer + 2, moment_x * width * (0.5 / POINTS), mask=mask)
-                tl.store(pointer + 3, moment_y * height * (0.5 / POINTS), mask=mask)
+                tl.store(pointer + 2, moment_x * size_x * (0.5 / POINTS), mask=mask)
+                tl.store(pointer + 3, moment_y * size_y * (0.5 / POINTS), mask=mask)
     if REFERENCE > 0:
         tl.debug_barrier()  # the weights' gradients above were written by other threads of this program
         _softmax_backward(

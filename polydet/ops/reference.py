@@ -66,7 +66,7 @@ def _sample_level(value: Tensor, height: int, width: int, locations: Tensor) -> 
             inside = (x >= 0) & (x < width) & (y >= 0) & (y < height) & ~fraction.isnan().any(-1)
             index = (y * width + x) * inside  # where outside, any row will do: it is replaced by zero
             rows = value.gather(2, index.flatten(2).unsqueeze(-1).expand(-1, -1, -1, value.shape[-1]))
-            rows = rows.view(*index.shape, -1).masked_fill(~inside.unsqueeze(-1), 0)
+            rows = rows.view(*index.shape, value.shape[-1]).masked_fill(~inside.unsqueeze(-1), 0)
             weight_x = fraction[..., 0] if dx else 1 - fraction[..., 0]
             weight_y = fraction[..., 1] if dy else 1 - fraction[..., 1]
             result = result + rows * (weight_x * weight_y).unsqueeze(-1)
@@ -91,6 +91,8 @@ def ms_deform_attn_reference(
     starts = level_starts(shapes) if level_start_index is None else level_start_index.tolist()
     output = value.new_zeros((batch, heads, queries, channels), dtype=dtype)
     for level, ((height, width), start) in enumerate(zip(shapes, starts)):
+        if not height * width:
+            continue
         level_value = value[:, start : start + height * width].to(dtype).transpose(1, 2)
         locations = sampling_locations[:, :, :, level].to(dtype).transpose(1, 2)
         weights = attention_weights[:, :, :, level].to(dtype).transpose(1, 2)

@@ -97,6 +97,7 @@ class _Problem:
             "REFERENCE": 0 if self.reference is None else self.reference.shape[-1],
             "ORDERED": self.order is not None,
             "COMPUTE": _COMPUTE[self.value.dtype],
+            "enable_fp_fusion": True,
         }
 
     def launch(self, kernel: Any, args: list, constants: dict[str, Any], tuned: bool) -> None:
