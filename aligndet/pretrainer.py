@@ -99,9 +99,7 @@ class AlignDet(nn.Module):
                 target = self.target(second, with_losses=False)
             losses["loss_contrastive"] = self.contrastive_weight * sum(
                 ours.weight
-                * box_contrastive_loss(
-                    ours.embeddings, ours.labels, theirs.embeddings, theirs.labels, self.temperature
-                )
+                * box_contrastive_loss(ours.embeddings, ours.labels, theirs.embeddings, theirs.labels, self.temperature)
                 for ours, theirs in zip(online.samples, target.samples)
             )
         return losses

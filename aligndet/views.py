@@ -1,4 +1,4 @@
-"""Two augmented views of one image, the i-th box of both being the same proposal (section 3.2, "aug" of algorithm 1)."""
+"""Two augmented views of one image, the i-th box of both being the same proposal (section 3.2, algorithm 1)."""
 
 from __future__ import annotations
 
@@ -75,9 +75,7 @@ class TwoViewMapper:
         lengths, style = (tuple(short_edge_lengths), "choice")
         if random_resize is not None:
             lengths, style = tuple(random_resize), "range"
-        self.geometry = T.AugmentationList(
-            [T.ResizeShortestEdge(lengths, max_size, style), T.RandomFlip(prob=flip)]
-        )
+        self.geometry = T.AugmentationList([T.ResizeShortestEdge(lengths, max_size, style), T.RandomFlip(prob=flip)])
         self.operations = list(operations)
         self.max_proposals = max_proposals
 
@@ -85,10 +83,10 @@ class TwoViewMapper:
         """Map one Detectron2 dataset dict.
 
         Returns:
-            The record without ``annotations``, with ``image`` (uint8 ``[3, h, w]``, RGB) and ``instances`` (``gt_boxes``
-            xyxy pixels of that view, ``gt_classes`` pseudo-class), and the second view as ``second_image`` and
-            ``second_boxes`` (float32 ``[n, 4]``): row i of both is the same proposal. None for an image without
-            proposals.
+            The record without ``annotations``, with ``image`` (uint8 ``[3, h, w]``, RGB) and ``instances``
+            (``gt_boxes`` xyxy pixels of that view, ``gt_classes`` pseudo-class), and the second view as
+            ``second_image`` and ``second_boxes`` (float32 ``[n, 4]``): row i of both is the same proposal. None for
+            an image without proposals.
         """
         annotations = [a for a in record.get("annotations", ()) if not a.get("iscrowd", 0)][: self.max_proposals]
         if not annotations:
@@ -115,8 +113,8 @@ class TwoViewMapper:
     def _view(self, image: np.ndarray, boxes: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         inputs = T.AugInput(image)
         transform = self.geometry(inputs)
-        operation = self.operations[np.random.randint(len(self.operations))]  # noqa: NPY002 - the loader's generator
-        pixels = recolour(inputs.image, operation, int(np.random.randint(1, 10)))  # noqa: NPY002
+        operation = self.operations[np.random.randint(len(self.operations))]
+        pixels = recolour(inputs.image, operation, int(np.random.randint(1, 10)))
         height, width = pixels.shape[:2]
         moved = np.clip(transform.apply_box(boxes), 0, [width, height, width, height])
         tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))

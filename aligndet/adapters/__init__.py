@@ -13,6 +13,7 @@ ADAPTERS: dict[str, type[DetectorAdapter]] = {
     "faster_rcnn": RCNNAdapter,
     "mask_rcnn": RCNNAdapter,
     "cascade": CascadeAdapter,
+    "cbnet": CascadeAdapter,
     "detr": DETRAdapter,
 }
 

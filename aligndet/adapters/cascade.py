@@ -59,6 +59,7 @@ class CascadeAdapter(RCNNAdapter):
         maps = [features[f] for f in heads.box_in_features]
         proposals = self.positives(heads.label_and_sample_proposals(proposals, targets))
         output = ViewOutput([], dict(losses) if with_losses else {})
+        boxes: list[Tensor] = []
         for stage, weight in enumerate(self.stage_weights):
             if stage > 0:
                 refined = heads._create_proposals_from_boxes(boxes, images.image_sizes)

@@ -19,7 +19,9 @@ from detectron2.structures import Boxes, Instances
 
 from aligndet.adapters import CascadeAdapter, DETRAdapter, FCOSAdapter, RCNNAdapter, RetinaNetAdapter
 from aligndet.detectors import fcos_head
+from aligndet.htc import CompositeRCNN, HTCMaskHead, HTCROIHeads
 from polydet.backbones import ChannelMapper, TimmBackbone, fpn_p3_p7
+from polydet.backbones.cbnet import CBNet, CBNetFPN
 from polydet.detr import (
     DETR,
     BestClass,
@@ -135,8 +137,40 @@ def cascade(classes=1, norm=""):
     return GeneralizedRCNN(backbone=backbone, proposal_generator=rpn(256, 0.5), roi_heads=heads, **PIXELS)
 
 
+def swin():
+    small = {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}
+    names = ["res2", "res3", "res4", "res5"]
+    return TimmBackbone("swin_tiny_patch4_window7_224", names, None, out_norm=True, model_kwargs=small)
+
+
+def composite_htc(classes=1, masks=False, soft_nms_iou=None):
+    """CBNetV2 in small: two Swins, HTC heads."""
+    names = ["p2", "p3", "p4", "p5"]
+    backbone = CBNetFPN(CBNet(swin(), swin()), ["res2", "res3", "res4", "res5"], DIM, top_block=LastLevelMaxPool())
+    scales = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
+    mask = {}
+    if masks:
+        shape = ShapeSpec(channels=DIM, height=14, width=14)
+        heads = [HTCMaskHead(shape, num_classes=classes, conv_dims=[DIM, DIM], flow=i > 0) for i in range(3)]
+        pooler = ROIPooler(14, scales=scales, sampling_ratio=0, pooler_type="ROIAlignV2")
+        mask = {"mask_in_features": names, "mask_pooler": pooler, "mask_heads": heads}
+    heads = HTCROIHeads(
+        num_classes=classes,
+        batch_size_per_image=64,
+        positive_fraction=0.25,
+        proposal_matchers=[Matcher([t], [0, 1], allow_low_quality_matches=False) for t in (0.5, 0.6, 0.7)],
+        box_in_features=names,
+        box_pooler=ROIPooler(7, scales=scales, sampling_ratio=0, pooler_type="ROIAlignV2"),
+        box_heads=[box_head() for _ in range(3)],
+        box_predictors=[predictor(classes, True, [10.0 * k, 10.0 * k, 5.0 * k, 5.0 * k]) for k in (1, 2, 3)],
+        soft_nms_iou=soft_nms_iou,
+        **mask,
+    )
+    return CompositeRCNN(backbone=backbone, proposal_generator=rpn(256, 0.5), roi_heads=heads, **PIXELS)
+
+
 def detr(classes=4, dropout=0.0):
-    layers = dict(dim=DIM, num_heads=4, ffn_dim=32, dropout=dropout)
+    layers = {"dim": DIM, "num_heads": 4, "ffn_dim": 32, "dropout": dropout}
     detector = DETR(
         backbone=ChannelMapper(body(features=["res5"]), ["res5"], DIM, norm=""),
         position=SinePositionEncoding(DIM),
@@ -161,6 +195,7 @@ DETECTORS = {
     "fcos": (fcos, lambda d: FCOSAdapter(d, num_samples=256, dim=8)),
     "retinanet": (retinanet, lambda d: RetinaNetAdapter(d, num_samples=128, dim=8)),
     "faster_rcnn": (faster_rcnn, lambda d: RCNNAdapter(d, hidden=16, dim=8)),
+    "cbnet": (composite_htc, lambda d: CascadeAdapter(d, hidden=16, dim=8)),
     "cascade": (cascade, lambda d: CascadeAdapter(d, hidden=16, dim=8)),
 }
 

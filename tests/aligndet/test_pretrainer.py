@@ -11,7 +11,6 @@ from aligndet.adapters.base import TASKS
 from aligndet.modules import matches
 from aligndet.pretrainer import AlignDet, momentum_at
 
-
 # DETR's queries start with zero content: what the first self-attention multiplies by is zero, its gradient rounding
 ZERO_INPUT = "online.detector.decoder.layers.0.self_attn.in_proj_weight"
 
