@@ -154,12 +154,13 @@ def _weights_of(name: str | Path, weights: str | Path | None) -> str:
 
 
 def _test_size(cfg: DictConfig) -> tuple[int, int]:
-    """(short side, longest side) of the test mapper's ResizeShortestEdge; (0, 0) when it does not resize."""
-    for augmentation in cfg.dataloader.test.mapper.get("augmentations", []):
-        if "short_edge_length" in augmentation:
-            short = augmentation.short_edge_length
+    """(short side, longest side) of the test mapper's resize; (0, 0) when it does not resize."""
+    augmentations = cfg.dataloader.test.mapper.get("augmentations", [])
+    for node in augmentations if isinstance(augmentations, ListConfig) else [augmentations]:
+        short = node.get("short", node.get("short_edge_length"))
+        if short is not None:
             short = short[0] if isinstance(short, ListConfig) else short
-            return int(short), int(augmentation.get("max_size", 1333))
+            return int(short), int(node.get("max_size", 1333))
     return 0, 0
 
 
