@@ -46,7 +46,7 @@ def match_classes(
         names: category id -> name as the file has them.
 
     Returns:
-        classes; file's id -> contiguous id; the file's id of every class (None where the file lacks the class).
+        classes; file's id -> contiguous id; the file's id of every class (a free one where the file lacks it).
     """
     fixed = {id_: card.spelling.get(name, name) for id_, name in names.items()}
     if card.classes is None:
@@ -73,7 +73,18 @@ def match_classes(
         if ids[k] is not None:
             raise DatasetError(f"categories {ids[k]!r} and {id_!r} both mean {card.classes[k]!r}", file=path)
         ids[k] = id_
-    return card.classes, mapping, tuple(ids)
+    return card.classes, mapping, tuple(_fill_free(ids))
+
+
+def _fill_free(ids: list[Any]) -> list[Any]:
+    """Classes that a file does not declare get ids that it does not use."""
+    numbers = [id_ for id_ in ids if isinstance(id_, int)]
+    free = max(numbers, default=0) + 1
+    for k, id_ in enumerate(ids):
+        if id_ is None:
+            ids[k] = free if len(numbers) or not any(ids) else f"absent {free}"
+            free += 1
+    return ids
 
 
 def _plain(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,8 @@ def _read(
     category_names = column(categories, "name", "str", path, "categories")
     listed = category_ids.tolist() if isinstance(category_ids, np.ndarray) else category_ids
     classes, mapping, source_ids = match_classes(card, dict(zip(listed, category_names)), path)
-    if card.category_ids is None and None not in source_ids:
-        card = _filled(card, classes, source_ids)
-    elif card.classes is None:
-        card = _filled(card, classes, None)
+    if card.category_ids is None:
+        card = replace(card, classes=classes, category_ids=source_ids)
 
     ids = column(images, "id", "id", path, "images")
     check_unique(ids, "image", path)
@@ -91,12 +90,6 @@ def _read(
     )
     logger.info("%s: %d images, %d boxes, %d classes", path, len(table), len(table.labels), len(classes))
     return table, card
-
-
-def _filled(card: DatasetCard, classes: tuple[str, ...], ids: tuple | None) -> DatasetCard:
-    from dataclasses import replace
-
-    return replace(card, classes=classes, category_ids=ids)
 
 
 def _sizes(images: list[dict], path: Path) -> tuple[np.ndarray, np.ndarray]:

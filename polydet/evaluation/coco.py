@@ -1,0 +1,121 @@
+"""COCO-style AP for any card, by pycocotools through Detectron2."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import COCOEvaluator
+
+from polydet.data import get_card, load_card
+
+__all__ = ["CardCOCOEvaluator", "coco_ground_truth"]
+
+logger = logging.getLogger(__name__)
+
+
+class CardCOCOEvaluator(COCOEvaluator):
+    """Detectron2's COCOEvaluator for a card in any format.
+
+    COCO files are scored as they are; what pycocotools needs and a file lacks (`area`, `iscrowd`, `info`) is filled
+    in. Other formats are scored on the annotations that the reader gives. Results: AP, AP50, AP75, APs, APm, APl and
+    `AP-<class>`, from 0 to 100.
+
+    Args:
+        dataset_name: card name.
+        output_dir: where predictions (and converted ground truth) are written.
+        tasks: `bbox`, `segm`; None: what the predictions have.
+        max_dets_per_image: default 100.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        output_dir: str | None = None,
+        tasks: tuple[str, ...] | None = None,
+        max_dets_per_image: int | None = None,
+    ):
+        table = load_card(dataset_name)  # also brings the metadata up to date
+        card = get_card(dataset_name)
+        meta = MetadataCatalog.get(dataset_name)
+        native = card.format == "coco" and len(card.json_files) == 1 and not card.options.get("exclude_images_of")
+        if not native:
+            folder = Path(output_dir) if output_dir is not None else None
+            if folder is None:
+                raise ValueError(f"{dataset_name} is not one COCO file, so its evaluation needs an output_dir")
+            meta.__dict__.pop("json_file", None)
+            meta.json_file = str(write_ground_truth(dataset_name, folder / f"{dataset_name}_coco_format.json"))
+            meta.__dict__.pop("thing_dataset_id_to_contiguous_id", None)
+            meta.thing_dataset_id_to_contiguous_id = {k + 1: k for k in range(len(card.classes or ()))}
+        with contextlib.redirect_stdout(io.StringIO()):
+            super().__init__(
+                dataset_name, tasks, True, output_dir, max_dets_per_image=max_dets_per_image, use_fast_impl=False
+            )
+            self._complete(meta.thing_dataset_id_to_contiguous_id, meta.thing_classes)
+        if not len(table.labels):
+            self._do_evaluation = False
+
+    def _complete(self, ids: dict[Any, int], classes: list[str]) -> None:
+        """Fill in what pycocotools needs; categories in the order of their ids, named as the card names them."""
+        api = self._coco_api
+        api.dataset.setdefault("info", {})
+        for annotation in api.dataset.get("annotations", []):
+            x, y, w, h = annotation["bbox"]
+            if not all(map(math.isfinite, (x, y, w, h))):
+                annotation["bbox"] = [0.0, 0.0, 0.0, 0.0]
+                annotation["ignore"] = annotation["iscrowd"] = 1
+                w = h = 0.0
+            annotation.setdefault("area", w * h)
+            annotation.setdefault("iscrowd", 0)
+        api.dataset["categories"] = [{"id": id_, "name": classes[k]} for id_, k in sorted(ids.items())]
+        api.createIndex()
+        self._names_by_id = [classes[k] for _, k in sorted(ids.items())]
+
+    def _derive_coco_results(self, coco_eval: Any, iou_type: str, class_names: Any = None) -> dict[str, float]:
+        """Per-class results in the order of category ids, which is pycocotools' order."""
+        return super()._derive_coco_results(coco_eval, iou_type, self._names_by_id)
+
+
+def coco_ground_truth(dataset_name: str) -> dict[str, Any]:
+    """A card's annotations as a COCO document; category ids are contiguous ids + 1. Crowd and group-of are iscrowd."""
+    table, card = load_card(dataset_name), get_card(dataset_name)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for i in range(len(table)):
+        record = table.record(i)
+        images.append({"id": record["image_id"], "height": record["height"], "width": record["width"]})
+        images[-1]["file_name"] = record["file_name"]
+        for annotation in record["annotations"]:
+            x, y, w, h = annotation["bbox"]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": record["image_id"],
+                    "category_id": annotation["category_id"] + 1,
+                    "bbox": [x, y, w, h],
+                    "area": w * h,
+                    "iscrowd": annotation["iscrowd"],
+                    **({"segmentation": annotation["segmentation"]} if "segmentation" in annotation else {}),
+                }
+            )
+    categories = [{"id": k + 1, "name": name} for k, name in enumerate(card.classes or ())]
+    return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+
+
+def write_ground_truth(dataset_name: str, path: Path) -> Path:
+    """Write `coco_ground_truth` (the main process writes, the others wait)."""
+    import orjson
+    from detectron2.utils import comm
+
+    if comm.is_main_process():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_bytes(orjson.dumps(coco_ground_truth(dataset_name)))
+        part.replace(path)
+    comm.synchronize()
+    return path
