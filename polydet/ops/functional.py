@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from .dispatch import backend, chosen
 from .library import forward_op
 from .reference import ms_deform_attn_fused_reference, ms_deform_attn_reference
-from .shapes import Shapes, shape_tensors, shapes_to_list
+from .shapes import Shapes, shape_tensors
 
 
 def ms_deform_attn(
@@ -32,7 +31,7 @@ def ms_deform_attn(
             map lies zero. Infinite is beyond the map; NaN gives NaN in that query and head, and reads nothing.
         attention_weights: ``[B, Q, H, L, P]``.
         query_order: ``[Q]`` int32 permutation in which a GPU works through the queries, see
-            :func:`tiled_query_order`; the result does not depend on it.
+            :func:`polydet.ops.tiled_query_order`; the result does not depend on it.
         deterministic: gradients that repeat to the bit on a GPU; None: as
             ``torch.use_deterministic_algorithms`` says. The CPU's always do.
     Returns:
@@ -114,24 +113,3 @@ def _check(
         total = sum(height * width for height, width in spatial_shapes)
         if total != tokens:
             raise ValueError(f"spatial_shapes {list(spatial_shapes)} make {total} tokens, value has {tokens}")
-
-
-def tiled_query_order(spatial_shapes: Shapes, device: torch.device | str | None = None, tile: int = 8) -> Tensor:
-    """Order of an encoder's queries by square tiles, level after level, so that neighbours share cached rows.
-
-    Args:
-        spatial_shapes: (height, width) of each level; a CUDA tensor makes the GPU wait.
-        tile: side of a tile in pixels.
-    Returns:
-        ``[S]`` int32 permutation for ``query_order``.
-    """
-    orders = []
-    start = 0
-    for height, width in shapes_to_list(spatial_shapes):
-        y = torch.arange(height)[:, None]
-        x = torch.arange(width)[None, :]
-        tile_index = (y // tile) * (-(-width // tile)) + x // tile
-        within = (y % tile) * tile + x % tile
-        orders.append((tile_index * tile**2 + within).flatten().argsort() + start)
-        start += height * width
-    return torch.cat(orders).to(device=device, dtype=torch.int32)

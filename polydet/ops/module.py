@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .dispatch import backend
 from .functional import ms_deform_attn_fused
 from .reference import attention_weights, sampling_locations
-from .shapes import Shapes
+from .shapes import Shapes, cached_query_order
 
 
 class MultiScaleDeformableAttention(nn.Module):
@@ -18,12 +19,23 @@ class MultiScaleDeformableAttention(nn.Module):
     Parameters are named and laid out as in Deformable-DETR, so its checkpoints load.
     """
 
-    def __init__(self, embed_dim: int = 256, num_heads: int = 8, num_levels: int = 4, num_points: int = 4) -> None:
+    def __init__(
+        self,
+        embed_dim: int = 256,
+        num_heads: int = 8,
+        num_levels: int = 4,
+        num_points: int = 4,
+        tile_queries: bool = False,
+        deterministic: bool | None = None,
+    ) -> None:
         """
         Args:
             embed_dim: channels of queries, values and output, C; a multiple of ``num_heads``.
             num_levels: feature levels, L.
             num_points: samples per level and head, P.
+            tile_queries: for an encoder, whose queries are the tokens: a GPU works through them in 8 x 8 tiles.
+                Only where sizes come as plain numbers; the result is the same.
+            deterministic: see :func:`polydet.ops.ms_deform_attn`.
         Raises:
             ValueError: if ``num_heads`` does not divide ``embed_dim``.
         """
@@ -34,6 +46,8 @@ class MultiScaleDeformableAttention(nn.Module):
         self.num_heads = num_heads
         self.num_levels = num_levels
         self.num_points = num_points
+        self.tile_queries = tile_queries
+        self.deterministic = deterministic
         samples = num_heads * num_levels * num_points
         self.sampling_offsets = nn.Linear(embed_dim, samples * 2)
         self.attention_weights = nn.Linear(embed_dim, samples)
@@ -86,7 +100,16 @@ class MultiScaleDeformableAttention(nn.Module):
             projected = projected.masked_fill(padding_mask[..., None], 0)
         projected = projected.view(batch, tokens, self.num_heads, self.embed_dim // self.num_heads)
         offsets, logits = self._offsets_and_logits(query, query_pos)
-        output = ms_deform_attn_fused(projected, spatial_shapes, level_start_index, reference_points, offsets, logits)
+        output = ms_deform_attn_fused(
+            projected,
+            spatial_shapes,
+            level_start_index,
+            reference_points,
+            offsets,
+            logits,
+            query_order=self._query_order(query, spatial_shapes),
+            deterministic=self.deterministic,
+        )
         return self.output_proj(output)
 
     def sampling(
@@ -103,6 +126,11 @@ class MultiScaleDeformableAttention(nn.Module):
         """
         offsets, logits = self._offsets_and_logits(query, query_pos)
         return sampling_locations(reference_points, offsets, spatial_shapes), attention_weights(logits)
+
+    def _query_order(self, query: Tensor, spatial_shapes: Shapes) -> Tensor | None:
+        if not self.tile_queries or isinstance(spatial_shapes, Tensor) or backend(query.device) != "triton":
+            return None
+        return cached_query_order(spatial_shapes, query.device)
 
     def _offsets_and_logits(self, query: Tensor, query_pos: Tensor | None) -> tuple[Tensor, Tensor]:
         if query_pos is not None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 Shapes = Tensor | Sequence[Sequence[int]]
 
-_CACHE_SIZE = 4096  # multi-scale training meets a few hundred image sizes
-_cache: OrderedDict[tuple, tuple[Tensor, Tensor]] = OrderedDict()
+_CACHE_SIZE = 1024  # multi-scale training meets a few hundred image sizes
+_cache: OrderedDict[tuple, Any] = OrderedDict()
 
 
 def shapes_to_list(spatial_shapes: Shapes) -> list[tuple[int, int]]:
@@ -52,16 +53,46 @@ def shape_tensors(
 
 
 def _cached_tensors(shapes: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    return _cached("levels", _to_tensors, shapes, device)
+
+
+def cached_query_order(shapes: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """:func:`tiled_query_order`, computed and copied to the device once per set of sizes."""
+    return _cached("order", tiled_query_order, shapes, device)
+
+
+def _cached(name: str, make: Callable, shapes: Sequence[Sequence[int]], device: torch.device) -> Any:
     if torch.compiler.is_compiling():
-        return _to_tensors(shapes, device)
-    key = (tuple((int(height), int(width)) for height, width in shapes), device)
+        return make(shapes, device)
+    key = (name, tuple((int(height), int(width)) for height, width in shapes), device)
     if key in _cache:
         _cache.move_to_end(key)
         return _cache[key]
     with torch.inference_mode(False):  # an inference tensor could not be saved for a later backward
-        tensors = _to_tensors(shapes, device)
-    if type(tensors[0]) is Tensor:  # a fake tensor of a tracer must not outlive it
-        _cache[key] = tensors
+        made = make(shapes, device)
+    if type(made[0]) is Tensor:  # a fake tensor of a tracer must not outlive it
+        _cache[key] = made
         if len(_cache) > _CACHE_SIZE:
             _cache.popitem(last=False)
-    return tensors
+    return made
+
+
+def tiled_query_order(spatial_shapes: Shapes, device: torch.device | str | None = None, tile: int = 8) -> Tensor:
+    """Order of an encoder's queries by square tiles, level after level, so that neighbours share cached rows.
+
+    Args:
+        spatial_shapes: (height, width) of each level; a CUDA tensor makes the GPU wait.
+        tile: side of a tile in pixels.
+    Returns:
+        ``[S]`` int32 permutation for ``query_order`` of :func:`polydet.ops.ms_deform_attn`.
+    """
+    orders = []
+    start = 0
+    for height, width in shapes_to_list(spatial_shapes):
+        y = torch.arange(height)[:, None]
+        x = torch.arange(width)[None, :]
+        tile_index = (y // tile) * (-(-width // tile)) + x // tile
+        within = (y % tile) * tile + x % tile
+        orders.append((tile_index * tile**2 + within).flatten().argsort() + start)
+        start += height * width
+    return torch.cat(orders).to(device=device, dtype=torch.int32)
