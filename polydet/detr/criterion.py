@@ -100,7 +100,7 @@ class SoftmaxLoss(ClassLoss):
         """See `ClassLoss`; `weight` must be the same for all classes of a query (``[B, Q, 1]``)."""
         background = labels < 0
         target = torch.where(background, logits.shape[-1] - 1, labels)
-        each = torch.where(background, self.background_weight, 1.0).to(logits.dtype)
+        each = torch.ones_like(quality).masked_fill(background, self.background_weight)
         if weight is not None:
             each = each * weight.expand(*labels.shape[1:], 1)[..., 0]
         loss = each * F.cross_entropy(logits.movedim(-1, 1), target, reduction="none")

@@ -35,7 +35,7 @@ from polydet.detr import (
 )
 from polydet.layers import SinePositionEncoding
 
-DIM, HEADS, FFN, CLASSES, QUERIES, ENCODERS, DECODERS = 32, 4, 48, 7, 12, 2, 3
+DIM, HEADS, FFN, CLASSES, QUERIES, ENCODERS, DECODERS = 64, 4, 48, 7, 12, 2, 3
 DENSE = {"dim": DIM, "num_heads": HEADS, "ffn_dim": FFN, "dropout": 0.0}
 
 
@@ -167,7 +167,7 @@ def build(member: str, backbone: nn.Module | None = None, seed: int = 0, **chang
 
 
 def batch(
-    sizes: Sequence[tuple[int, int]] = ((64, 96), (80, 50)), counts: Sequence[int] = (3, 1), seed: int = 0
+    sizes: Sequence[tuple[int, int]] = ((48, 64), (64, 40)), counts: Sequence[int] = (3, 1), seed: int = 0
 ) -> list[dict[str, Any]]:
     """Random images of (height, width) with so many random objects each; the originals are twice as large."""
     g = torch.Generator().manual_seed(seed)

@@ -7,7 +7,6 @@ Where transformers departs from the authors' code, ours follows the authors:
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from functools import partial
