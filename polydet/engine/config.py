@@ -114,10 +114,10 @@ def _join(prefix: str, name: Any) -> str:
 def _target(node: DictConfig) -> Any:
     target = node._target_
     if isinstance(target, str):
-        located = locate(target)
-        if located is None:
-            raise ConfigError(f"_target_ {target!r} cannot be imported")
-        return located
+        try:
+            return locate(target)
+        except ImportError as error:
+            raise ConfigError(f"_target_ {target!r} cannot be imported: {error}") from error
     return target
 
 

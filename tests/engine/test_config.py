@@ -1,0 +1,81 @@
+"""Strict configs: what nothing would read is an error that names the nearest key."""
+
+from pathlib import Path
+
+import pytest
+
+from polydet.engine.config import ConfigError, flatten, load_config, save_config
+
+CONFIG = """
+import torch
+from detectron2.config import LazyCall as L
+from polydet.engine.optim import lr_schedule, param_groups
+
+model = L(torch.nn.Linear)(in_features=4, out_features="${train.width}")
+dataloader = dict(train=dict(total_batch_size=2), test_datasets=["a", "b"])
+optimizer = L(torch.optim.SGD)(params=L(param_groups)(lr="${..lr}", weight_decay=0.0), lr=0.1)
+lr_multiplier = L(lr_schedule)(kind="constant")
+train = dict(width=3, max_iter=10, flag=False, clip=dict(kind="none", value=0.0))
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text(CONFIG)
+    return path
+
+
+def test_overrides_reach_keys_arguments_and_list_items(config):
+    overrides = ["train.max_iter=5", "model.bias=False", "dataloader.test_datasets.1=c", "train.clip={kind: norm}"]
+    cfg = load_config(config, [*overrides, "+train.extra=1", "~train.flag", "optimizer.lr=2"])
+    assert cfg.train.max_iter == 5 and cfg.model.bias is False and cfg.train.extra == 1 and "flag" not in cfg.train
+    assert list(cfg.dataloader.test_datasets) == ["a", "c"]
+    assert cfg.train.clip == {"kind": "norm", "value": 0.0}
+    assert cfg.model.out_features == 3 and cfg.optimizer.params.lr == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.max_itr=5", "did you mean 'train.max_iter'"),
+        ("modle.bias=False", "did you mean 'model.bias'"),
+        ("model.biass=False", "did you mean 'model.bias'"),
+        ("train.clip={kid: norm}", "did you mean 'train.clip.kind'"),
+        ("train.max_iter=many", "is not one"),
+        ("train.clip=norm", "group of keys"),
+        ("dataloader.test_datasets.7=c", "list of 2 items"),
+        ("~train.flg", "did you mean 'train.flag'"),
+        ("train.max_iter.x=1", "unknown config key"),
+        ("train.max_iter", "cannot parse"),
+    ],
+)
+def test_what_nothing_would_read_is_an_error(config, override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(config, [override])
+
+
+def test_a_config_file_that_passes_an_unknown_argument_is_an_error(config):
+    config.write_text(CONFIG + "model.bais = False\n")
+    with pytest.raises(ConfigError, match=r"model.bais.*Linear has no argument 'bais'; did you mean 'bias'"):
+        load_config(config)
+    config.write_text(CONFIG + 'model._target_ = "torch.nn.Linaer"\n')
+    with pytest.raises(ConfigError, match="cannot be imported"):
+        load_config(config)
+
+
+def test_a_missing_file_names_the_nearest(config):
+    with pytest.raises(ConfigError, match=r"config\.py"):
+        load_config(config.with_name("confg.py"))
+    with pytest.raises(ConfigError, match="no folder"):
+        load_config(config.parent / "absent" / "x.py")
+
+
+def test_a_saved_config_loads_as_the_same(config, tmp_path):
+    cfg = load_config(config, ["train.max_iter=7"])
+    save_config(cfg, tmp_path / "config.yaml")
+    again = load_config(tmp_path / "config.yaml")
+    assert {k: str(v) for k, v in flatten(again).items() if "_target_" not in k} == {
+        k: str(v) for k, v in flatten(cfg).items() if "_target_" not in k
+    }
+    assert sorted(Path(tmp_path).iterdir()) == [config, tmp_path / "config.yaml"]
