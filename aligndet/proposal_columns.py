@@ -26,7 +26,7 @@ class ProposalColumns:
     """Boxes of n images in five arrays.
 
     Attributes:
-        boxes: float32 ``[N, 4]`` xyxy pixels, image after image.
+        boxes: float32 ``[N, 4]`` xywh pixels, image after image (what dataset tables hold, so that they are mapped).
         labels: uint16 ``[N]`` pseudo-class from 0; all zero before clustering.
         offsets: int64 ``[n + 1]``; image i owns rows ``offsets[i]:offsets[i + 1]``.
         image_ids: int64 ``[n]``.
@@ -48,10 +48,18 @@ class ProposalColumns:
     def __len__(self) -> int:
         return len(self.image_ids)
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One category, or one per cluster."""
+        count = int(self.info.get("num_labels", 1))
+        return (CATEGORY,) if count == 1 else tuple(f"cluster_{i + 1}" for i in range(count))
+
     def of(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Boxes ``[k, 4]`` and labels ``[k]`` of the image at this position."""
+        """Boxes ``[k, 4]`` xyxy and labels ``[k]`` of the image at this position."""
         rows = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
-        return self.boxes[rows], self.labels[rows]
+        boxes = np.array(self.boxes[rows])
+        boxes[:, 2:] += boxes[:, :2]
+        return boxes, self.labels[rows]
 
     def save(self, folder: Path) -> None:
         """Write a folder of .npy files; ``columns.json`` is written last and marks it complete."""
@@ -80,9 +88,7 @@ class ProposalColumns:
 
     def write_coco(self, path: Path) -> None:
         """Write COCO json (xywh, category ids from 1), a piece at a time so that memory stays flat."""
-        num_labels = int(self.info.get("num_labels", 1))
-        names = [CATEGORY] if num_labels == 1 else [f"cluster_{i + 1}" for i in range(num_labels)]
-        categories = [{"id": i + 1, "name": name} for i, name in enumerate(names)]
+        categories = [{"id": i + 1, "name": name} for i, name in enumerate(self.class_names)]
         part = path.with_name(path.name + ".part")
         with part.open("w") as out:
             out.write('{"info": ' + json.dumps(self.info) + ', "categories": ' + json.dumps(categories))
@@ -100,15 +106,15 @@ class ProposalColumns:
     def _annotations(self) -> Iterator[dict[str, Any]]:
         row = 0
         for i in range(len(self)):
-            boxes, labels = self.of(i)
-            for (x0, y0, x1, y1), label in zip(boxes.tolist(), labels.tolist()):
+            rows = slice(int(self.offsets[i]), int(self.offsets[i + 1]))
+            for box, label in zip(self.boxes[rows].tolist(), self.labels[rows].tolist()):
                 row += 1
-                w, h = round(x1 - x0, 2), round(y1 - y0, 2)
+                x, y, w, h = (round(value, 2) for value in box)
                 yield {
                     "id": row,
                     "image_id": int(self.image_ids[i]),
                     "category_id": label + 1,
-                    "bbox": [round(x0, 2), round(y0, 2), w, h],
+                    "bbox": [x, y, w, h],
                     "area": round(w * h, 2),
                     "iscrowd": 0,
                 }

@@ -130,6 +130,7 @@ def _merge(shards: Sequence[Path], settings: ProposalSettings) -> tuple[Proposal
         unreadable.extend(text["unreadable"])
     count = np.concatenate(counts)
     all_boxes = np.concatenate(boxes)
+    all_boxes[:, 2:] -= all_boxes[:, :2]
     columns = ProposalColumns(
         boxes=all_boxes,
         labels=np.zeros(len(all_boxes), np.uint16),

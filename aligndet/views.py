@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image, ImageEnhance, ImageOps
+
+from polydet.data import read_image
 
 SHORT_SIDES = (640, 672, 704, 736, 768, 800)
 
@@ -91,8 +92,7 @@ class TwoViewMapper:
         annotations = [a for a in record.get("annotations", ()) if not a.get("iscrowd", 0)][: self.max_proposals]
         if not annotations:
             return None
-        image = detection_utils.read_image(record["file_name"], format="RGB")
-        detection_utils.check_image_size(record, image)
+        image = read_image(record)
         boxes = np.asarray(
             [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations], np.float64
         )

@@ -49,7 +49,7 @@ class CBNet(Backbone):
                 nn.init.zeros_(linear.bias)
 
     def forward_pair(self, image: Tensor) -> tuple[Maps, Maps]:
-        """``image [B, 3, H, W]`` -> maps ``{res{k}: [B, C_k, H / 2**k, W / 2**k]}`` of the assistant and of the lead."""
+        """``image [B, 3, H, W]`` -> the assistant's and the lead's ``{res{k}: [B, C_k, H / 2**k, W / 2**k]}``."""
         image = F.pad(image, (0, -image.shape[-1] % 4, 0, -image.shape[-2] % 4))
         raw = _stages(self.assistant, image, None)
         feeds = []
