@@ -25,7 +25,7 @@ class DeformableModule(nn.Module):
         super().__init__()
         self.offsets = Conv2d(channels, 27, kernel_size=3, padding=1)
         nn.init.zeros_(self.offsets.weight)
-        nn.init.zeros_(self.offsets.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.offsets.bias)
         self.weight = nn.Parameter(torch.empty(channels, channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(channels)) if not norm else None
         nn.init.kaiming_uniform_(self.weight, a=1)

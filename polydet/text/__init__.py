@@ -2,7 +2,7 @@
 
 from polydet.text.encoders import MiniLMEncoder, OpenClipEncoder, TextEncoder
 from polydet.text.label_space import LabelSpace, label_similarity
-from polydet.text.state import VocabularyMismatch, VocabularyState
+from polydet.text.state import VocabularyMismatch, VocabularyState, pack_text, unpack_text
 from polydet.text.templates import TEMPLATES, clean_name, resolve_templates
 from polydet.text.trainable import FrozenTextTower, OpenClipTextTower, TextTower
 from polydet.text.vocabulary import Vocabulary, vocabulary_fingerprint
@@ -21,6 +21,8 @@ __all__ = [
     "VocabularyState",
     "clean_name",
     "label_similarity",
+    "pack_text",
     "resolve_templates",
+    "unpack_text",
     "vocabulary_fingerprint",
 ]

@@ -75,7 +75,7 @@ class VocabularyState:
         """
         if not isinstance(state, Tensor) or torch.equal(state.cpu(), self.get_extra_state()):
             return
-        stored, own = _unpack(state), _unpack(self.get_extra_state())
+        stored, own = unpack_text(state), unpack_text(self.get_extra_state())
         same_encoder = stored.split(" ")[-1] == own.split(" ")[-1]
         if same_encoder and self.on_vocabulary_mismatch == "transfer":
             return
@@ -92,9 +92,14 @@ class VocabularyState:
 
 def _pack(vocabulary: Vocabulary) -> Tensor:
     text = f"{vocabulary.fingerprint} {len(vocabulary)} names {vocabulary.encoder_id.replace(' ', '_')}"
-    data = text.encode()[:_SIZE].ljust(_SIZE)
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    return pack_text(text)
 
 
-def _unpack(state: Tensor) -> str:
+def pack_text(text: str) -> Tensor:
+    """A text as extra state that every checkpointer keeps: utf-8, uint8 ``[256]``, cut or filled with blanks."""
+    return torch.frombuffer(bytearray(text.encode()[:_SIZE].ljust(_SIZE)), dtype=torch.uint8)
+
+
+def unpack_text(state: Tensor) -> str:
+    """What :func:`pack_text` packed."""
     return bytes(state.cpu().tolist()).decode(errors="replace").rstrip()
