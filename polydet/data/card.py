@@ -97,8 +97,12 @@ class DatasetCard:
 
     @property
     def json_files(self) -> tuple[Path, ...]:
-        """Annotation files as paths."""
-        return tuple(resolve(file) for file in _as_tuple(self.json_file))
+        """Annotation files as paths; a pattern with * stands for the files it matches (itself if none)."""
+        paths: list[Path] = []
+        for file in map(resolve, _as_tuple(self.json_file)):
+            matches = sorted(file.parent.glob(file.name)) if "*" in file.name else []
+            paths += matches or [file]
+        return tuple(paths)
 
     @property
     def image_roots(self) -> tuple[Path, ...]:

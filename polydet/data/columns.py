@@ -182,7 +182,9 @@ class AnnotationTable(Sequence[dict]):
         return replace(self, offsets=offsets, labels=labels)
 
     def usable_images(self) -> np.ndarray:
-        """True for images with at least one annotation that is not a crowd, bool [n]."""
+        """True for images with at least one annotation that is not a crowd, bool [n]; for captioned images all."""
+        if not len(self.labels) and self.extras is not None:
+            return np.ones(len(self), bool)
         usable = np.zeros(len(self), bool)
         usable[self.image_of_annotation()[self.flags & CROWD == 0]] = True
         return usable

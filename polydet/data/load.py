@@ -78,6 +78,8 @@ def _read(card: DatasetCard) -> tuple[AnnotationTable, DatasetCard]:
         drop = np.isin(_id_array(table), _id_array(load_card(other)))
         logger.info("%s: %d images that are in %s are left out", card.name, drop.sum(), other)
         table = table.select(np.flatnonzero(~drop))
+    if not len(table):
+        raise DatasetError(f"card {card.name!r} has no usable image", file=card.json_files[0])
     return table, full
 
 

@@ -43,3 +43,34 @@ for _split in ("train", "val"):
     )
 register_card(_coco_like("wild", "val", tuple(WILD.values())))
 register_card(_coco_like("novel", "val", tuple(NOVEL.values())))
+register_card(
+    DatasetCard(
+        name="shapes_phrases_train",
+        json_file=f"{_FOLDER}/phrases/phrases_train.json",
+        image_root=f"{_FOLDER}/phrases/train",
+        format="grounding",
+        classes=("object",),
+        category_ids=(1,),
+        options={"part": "phrases"},
+        **_COMMON,  # type: ignore[arg-type]
+    )
+)
+_PAIRS = {"classes": ("object",), "options": {"part": "captions"}, "evaluator": "none", **_COMMON}
+register_card(
+    DatasetCard(
+        name="shapes_captions_train",
+        json_file=f"{_FOLDER}/captions/captions_train.csv",
+        image_root=f"{_FOLDER}/captions/train",
+        format="caption_csv",
+        **_PAIRS,  # type: ignore[arg-type]
+    )
+)
+register_card(
+    DatasetCard(
+        name="shapes_captions_shards_train",
+        json_file=f"{_FOLDER}/captions/shards/train-*.tar",
+        image_root=f"{_FOLDER}/captions/shards",
+        format="webdataset",
+        **_PAIRS,  # type: ignore[arg-type]
+    )
+)

@@ -7,10 +7,18 @@ from pathlib import Path
 
 from polydet.data.card import DatasetCard
 from polydet.data.columns import AnnotationTable
-from polydet.data.readers.coco import read_coco, read_lvis
+from polydet.data.readers.coco import read_coco, read_grounding, read_lvis
+from polydet.data.readers.pairs import read_caption_csv, read_class_folders, read_shard
 
-__all__ = ["READERS", "Reader", "read_coco", "read_lvis"]
+__all__ = ["READERS", "Reader"]
 
 Reader = Callable[[DatasetCard, Path, Path], tuple[AnnotationTable, DatasetCard]]
 
-READERS: dict[str, Reader] = {"coco": read_coco, "lvis": read_lvis}
+READERS: dict[str, Reader] = {
+    "coco": read_coco,
+    "lvis": read_lvis,
+    "grounding": read_grounding,
+    "caption_csv": read_caption_csv,
+    "webdataset": read_shard,
+    "class_folders": read_class_folders,
+}

@@ -16,7 +16,7 @@ from polydet.data.errors import DatasetError
 from polydet.data.readers.checks import check_unique, contiguous_ids, match_classes, usable_boxes
 from polydet.data.readers.json_file import column, load_json, safe_relative_path, section
 
-__all__ = ["read_coco", "read_lvis"]
+__all__ = ["read_coco", "read_grounding", "read_lvis"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,40 @@ def read_lvis(card: DatasetCard, path: Path, image_root: Path) -> tuple[Annotati
     return _read(card, path, image_root, document, images, names, federated=True)
 
 
+def read_grounding(card: DatasetCard, path: Path, image_root: Path) -> tuple[AnnotationTable, DatasetCard]:
+    """GoldG-style json (MDETR's): a `caption` per image and character spans `tokens_positive` per box.
+
+    Every annotation gets `phrase`, the words of its spans; every dict gets `caption`. Boxes without spans get an
+    empty phrase and are counted. Raises DatasetError for spans outside the caption.
+    """
+    document = load_json(path)
+    images = section(document, "images", path)
+    names = column(images, "file_name", "str", path, "images")
+    captions = column(images, "caption", "str", path, "images")
+    ids = column(images, "id", "id", path, "images")
+    of_image = dict(zip(ids.tolist() if isinstance(ids, np.ndarray) else ids, captions))
+    phrases = [_phrase(item, of_image, path) for item in section(document, "annotations", path)]
+    if empty := phrases.count(""):
+        logger.warning("%s: %d of %d boxes have no phrase", path, empty, len(phrases))
+    extras = [{"caption": caption} for caption in captions]
+    return _read(card, path, image_root, document, images, names, phrases=phrases, extras=extras)
+
+
+def _phrase(annotation: dict, captions: dict, path: Path) -> str:
+    spans, caption = annotation.get("tokens_positive", []), captions.get(annotation.get("image_id"), "")
+    try:
+        for start, end in spans:
+            if not 0 <= start < end <= len(caption):
+                raise ValueError
+        return " ".join(caption[start:end].strip() for start, end in spans)
+    except (TypeError, ValueError):
+        raise DatasetError(
+            f"'tokens_positive' is {spans!r:.60}: not spans [start, end] in a caption of {len(caption)} characters",
+            file=path,
+            where=f"annotation id {annotation.get('id')}, image id {annotation.get('image_id')}",
+        ) from None
+
+
 def _read(
     card: DatasetCard,
     path: Path,
@@ -57,7 +91,10 @@ def _read(
     images: list[dict],
     names: list[str],
     federated: bool = False,
+    phrases: list[str] | None = None,
+    extras: list[dict[str, Any]] | None = None,
 ) -> tuple[AnnotationTable, DatasetCard]:
+    """The common part: `phrases` per annotation and `extras` per image, in the order of the file."""
     categories = section(document, "categories", path)
     category_ids = column(categories, "id", "id", path, "categories")
     check_unique(category_ids, "category", path)
@@ -77,7 +114,7 @@ def _read(
     rank[order] = np.arange(len(order))
 
     annotations = section(document, "annotations", path, optional=bool(card.options.get("no_annotations")))
-    columns = _annotations(annotations, ids, rank, mapping, path, heights[order], widths[order])
+    columns = _annotations(annotations, ids, rank, mapping, path, heights[order], widths[order], phrases)
     table = AnnotationTable(
         name=card.name,
         image_root=str(image_root),
@@ -86,6 +123,7 @@ def _read(
         heights=heights[order].astype(np.int32),
         widths=widths[order].astype(np.int32),
         verified=_verified([images[i] for i in order], columns, mapping, path) if federated else {},
+        extras=None if extras is None else Strings.of([orjson.dumps(extras[i]) for i in order]),
         **columns,
     )
     logger.info("%s: %d images, %d boxes, %d classes", path, len(table), len(table.labels), len(classes))
@@ -115,6 +153,7 @@ def _annotations(
     path: Path,
     heights: np.ndarray,
     widths: np.ndarray,
+    phrases: list[str] | None,
 ) -> dict[str, Any]:
     """Annotation columns, sorted by image."""
     own_ids = column(annotations, "id", "id", path, "annotations", default=0)
@@ -138,6 +177,7 @@ def _annotations(
         "labels": labels[rows],
         "flags": flags[rows],
         "segmentations": _segmentations([annotations[i] for i in rows], path),
+        "phrases": None if phrases is None else Strings.of([phrases[i] for i in rows]),
     }
 
 
