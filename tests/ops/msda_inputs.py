@@ -88,15 +88,16 @@ def relative_error(result: Tensor, expected: Tensor) -> float:
 
 
 @st.composite
-def problems(draw: st.DrawFn, channels: tuple[int, ...] = (8, 16), largest: int = 7) -> Problem:
+def problems(draw: st.DrawFn, channels: tuple[int, ...] = (8, 16), largest: int = 7, most: int = 3) -> Problem:
+    """Levels up to ``largest`` pixels a side; up to ``most`` levels, points and heads."""
     sizes = st.tuples(st.integers(1, largest), st.integers(1, largest))
     return Problem(
-        shapes=tuple(draw(st.lists(sizes, min_size=1, max_size=3))),
+        shapes=tuple(draw(st.lists(sizes, min_size=1, max_size=most))),
         batch=draw(st.integers(1, 2)),
         queries=draw(st.integers(1, 9)),
-        heads=draw(st.integers(1, 3)),
+        heads=draw(st.integers(1, most)),
         channels=draw(st.sampled_from(channels)),
-        points=draw(st.integers(1, 3)),
+        points=draw(st.integers(1, most)),
         reference=draw(st.sampled_from((0, 2, 4))),
         place=draw(st.sampled_from(("inside", "border", "far"))),
         seed=draw(st.integers(0, 2**31)),
