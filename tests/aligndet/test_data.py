@@ -1,6 +1,7 @@
 """Proposals and folds as datasets of the house."""
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -69,7 +70,7 @@ def test_folds_are_the_published_draw(card):
     np.random.seed(3)
     expected = np.random.choice(range(118287), size=int(1.0 / 100 * 118287), replace=False)
     np.testing.assert_array_equal(fold_rows(118287, 1, 3), expected)
-    listed = [image["id"] for image in json.loads(open(card.json_file).read())["images"]]
+    listed = [image["id"] for image in json.loads(Path(card.json_file).read_text())["images"]]
     for fold in (1, 2):
         name = fold_card(card.name, 50, fold).name
         table = load_card(name)
