@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from detectron2.engine.train_loop import HookBase, TrainerBase
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -86,6 +87,21 @@ class Trainer(TrainerBase):
             state = self._pending_hooks.pop(type(hook).__qualname__, None)
             if hook is not None and state is not None:
                 hook.load_state_dict(state)
+
+    def train(self, start_iter: int, max_iter: int) -> None:
+        """Detectron2's loop, but a hook can end it after the current step by lowering ``max_iter``."""
+        self.iter = self.start_iter = start_iter
+        self.max_iter = max_iter
+        with EventStorage(start_iter) as self.storage:
+            try:
+                self.before_train()
+                while self.iter < self.max_iter:
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+                    self.iter += 1  # equal to max_iter in after_train: training has not failed
+            finally:
+                self.after_train()
 
     def run_step(self) -> None:
         """One optimiser step.
