@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import (
-    ConstantParamScheduler,
     CosineParamScheduler,
+    LinearParamScheduler,
     MultiStepParamScheduler,
     ParamScheduler,
 )
@@ -133,12 +133,12 @@ def lr_schedule(
                 num_updates=max_iter,
             )
             if reached
-            else ConstantParamScheduler(1.0)
+            else LinearParamScheduler(1.0, 1.0)
         )
     elif kind == "cosine":
         scheduler = CosineParamScheduler(1.0, end_factor)
     elif kind == "constant":
-        scheduler = ConstantParamScheduler(1.0)
+        scheduler = LinearParamScheduler(1.0, 1.0)  # fvcore's constant one refuses the last step
     else:
         raise ValueError(f"schedule kind must be step, cosine or constant, not {kind!r}")
     if warmup_iters <= 0:

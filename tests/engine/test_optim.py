@@ -92,3 +92,9 @@ def test_cosine_and_warmup():
 def test_bad_schedules_are_refused(kwargs):
     with pytest.raises(ValueError):
         lr_schedule(10, **kwargs)
+
+
+@pytest.mark.parametrize("settings", [{"kind": "constant"}, {"kind": "step"}, {"kind": "constant", "warmup_iters": 10}])
+def test_schedules_without_a_step_reach_the_end(settings):
+    schedule = lr_schedule(100, **settings)
+    assert [schedule(where) for where in (0.5, 0.99, 1.0)] == [pytest.approx(1.0)] * 3
