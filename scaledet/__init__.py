@@ -3,7 +3,8 @@
 from polydet.text import VocabularyMismatch
 from scaledet.cascade import TextCascadeROIHeads
 from scaledet.centernet import CenterNetHead, CenterNetProposals
-from scaledet.label_loss import LabelLoss
+from scaledet.classifier import embedding_dim
+from scaledet.label_loss import LabelLoss, joint_image_counts
 from scaledet.meta_arch import ScaleDet
 
 __all__ = [
@@ -13,4 +14,6 @@ __all__ = [
     "ScaleDet",
     "TextCascadeROIHeads",
     "VocabularyMismatch",
+    "embedding_dim",
+    "joint_image_counts",
 ]

@@ -7,6 +7,8 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from torch import Tensor, nn
 
+from polydet.text import TextEncoder
+
 
 class TextClassifier(nn.Module):
     """Regions as unit vectors in the space of the text embeddings (eq. 5), with an optional logit bias.
@@ -25,6 +27,11 @@ class TextClassifier(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """``[R, in_channels]`` -> unit rows ``[R, D]``."""
         return F.normalize(self.linear(features), dim=-1)
+
+
+def embedding_dim(encoder: TextEncoder) -> int:
+    """D of a text encoder, for configs: the classifiers follow when the encoder is exchanged."""
+    return encoder.dim
 
 
 class TextFastRCNNOutput(FastRCNNOutputLayers):

@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
 
+from polydet.data import class_image_counts
 from polydet.layers import mean_over_processes
 from polydet.text import LabelSpace
 from scaledet.losses import (
@@ -23,6 +25,14 @@ def count_normaliser(counts: Sequence[int], device: torch.device) -> Tensor:
     return mean_over_processes(
         torch.tensor(counts, dtype=torch.float32, device=device), minimum=1.0 / comm.get_world_size()
     )
+
+
+def joint_image_counts(label_space: LabelSpace) -> list[int]:
+    """Images per joint label, read from the cards: what ``federated="sampled"`` draws by."""
+    counts = np.zeros(len(label_space), dtype=np.int64)
+    for name in label_space.datasets:
+        counts[label_space.mapping(name)] += class_image_counts(name)
+    return counts.tolist()
 
 
 class LabelLoss(nn.Module):

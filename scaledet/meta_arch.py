@@ -24,16 +24,18 @@ class ScaleDet(VocabularyState, GeneralizedRCNN):
         backbone: bottom-up network and pyramid.
         proposal_generator: first stage.
         roi_heads: second stage.
-        vocabulary: the joint labels in the order of ``label_space``.
         label_space: which joint label belongs to which dataset.
-        text_encoder: encodes the words given to ``set_vocabulary``; no weights of it are in a checkpoint.
+        text_encoder: encodes the labels and the words given to ``set_vocabulary``; not part of a checkpoint.
+        templates: prompts averaged for every label.
+        vocabulary: the joint labels in the order of ``label_space``, encoded already; then ``templates`` is not read
+            and ``text_encoder`` may be None.
         image_counts: images per joint label, for ``federated="sampled"`` only.
         on_vocabulary_mismatch: see ``VocabularyState``.
         pixel_mean, pixel_std, input_format: of the images, RGB by default.
         vis_period: iterations between pictures of ground truth and proposals; 0 for none.
 
     Raises:
-        ValueError: vocabulary and label space that do not name the same labels.
+        ValueError: vocabulary and label space that do not name the same labels, or neither vocabulary nor encoder.
     """
 
     def __init__(
@@ -42,9 +44,10 @@ class ScaleDet(VocabularyState, GeneralizedRCNN):
         backbone: Backbone,
         proposal_generator: CenterNetProposals,
         roi_heads: TextCascadeROIHeads,
-        vocabulary: Vocabulary,
         label_space: LabelSpace,
         text_encoder: TextEncoder | None = None,
+        templates: str | Sequence[str] = "clip80",
+        vocabulary: Vocabulary | None = None,
         image_counts: Sequence[int] | None = None,
         on_vocabulary_mismatch: Literal["error", "transfer"] = "error",
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
@@ -52,6 +55,10 @@ class ScaleDet(VocabularyState, GeneralizedRCNN):
         input_format: str = "RGB",
         vis_period: int = 0,
     ) -> None:
+        if vocabulary is None:
+            if text_encoder is None:
+                raise ValueError("ScaleDet needs a text_encoder or a vocabulary")
+            vocabulary = Vocabulary.build(label_space.names, text_encoder, templates, unique=False)
         if tuple(vocabulary.names) != tuple(label_space.names):
             raise ValueError(
                 f"the vocabulary has {len(vocabulary)} names and the label space {len(label_space)} labels; "
