@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from polydet.data.card import DatasetCard, register_card
-from polydet.data.shapeworld.names import COARSE, FINE_CLASSES, NOVEL, WILD
+from polydet.data.shapeworld.names import COARSE, FINE_CLASSES, NOVEL, OID_CLASSES, OID_IDS, WILD
 
 _FOLDER = "shapeworld/v1"
 _COMMON = {
@@ -74,3 +74,20 @@ register_card(
         **_PAIRS,  # type: ignore[arg-type]
     )
 )
+for _split in ("train", "validation"):
+    register_card(
+        DatasetCard(
+            name=f"shapes_oid_{'val' if _split == 'validation' else _split}",
+            json_file=f"{_FOLDER}/oid/{_split}-annotations-bbox.csv",
+            image_root=f"{_FOLDER}/oid/{_split}",
+            format="openimages",
+            classes=OID_CLASSES,
+            category_ids=tuple(OID_IDS[name] for name in OID_CLASSES),
+            label_policy="federated",
+            evaluator="openimages",
+            files={"labels": f"{_FOLDER}/oid/{_split}-annotations-human-imagelabels-boxable.csv"},
+            hierarchy=None if _split == "train" else f"{_FOLDER}/oid/bbox_labels_600_hierarchy.json",
+            options={"part": "oid"},
+            **_COMMON,  # type: ignore[arg-type]
+        )
+    )

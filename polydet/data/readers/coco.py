@@ -16,7 +16,7 @@ from polydet.data.errors import DatasetError
 from polydet.data.readers.checks import check_unique, contiguous_ids, match_classes, usable_boxes
 from polydet.data.readers.json_file import column, load_json, safe_relative_path, section
 
-__all__ = ["read_coco", "read_grounding", "read_lvis"]
+__all__ = ["read_coco", "read_grounding", "read_lvis", "read_openimages_json"]
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +66,15 @@ def read_grounding(card: DatasetCard, path: Path, image_root: Path) -> tuple[Ann
         logger.warning("%s: %d of %d boxes have no phrase", path, empty, len(phrases))
     extras = [{"caption": caption} for caption in captions]
     return _read(card, path, image_root, document, images, names, phrases=phrases, extras=extras)
+
+
+def read_openimages_json(card: DatasetCard, path: Path, image_root: Path) -> tuple[AnnotationTable, DatasetCard]:
+    """OpenImages in COCO form as UniDet and Detic convert it: `isgroupof` per box (a crowd here) and verified
+    `pos_category_ids` and `neg_category_ids` per image."""
+    document = load_json(path)
+    images = section(document, "images", path)
+    names = column(images, "file_name", "str", path, "images")
+    return _read(card, path, image_root, document, images, names, federated=True)
 
 
 def _phrase(annotation: dict, captions: dict, path: Path) -> str:
@@ -206,7 +215,7 @@ def _image_index(values: Any, image_ids: Any, owners: Any, path: Path) -> np.nda
 def _flags(annotations: list[dict], path: Path) -> np.ndarray:
     crowd = column(annotations, "iscrowd", "int", path, "annotations", default=0)
     group = np.array([int(bool(item.get("isgroupof"))) for item in annotations], np.int64)
-    return ((crowd != 0) * CROWD + group * GROUP_OF).astype(np.uint8)
+    return (((crowd != 0) | (group != 0)) * CROWD + group * GROUP_OF).astype(np.uint8)
 
 
 def _segmentations(annotations: list[dict], path: Path) -> Strings | None:
@@ -262,5 +271,8 @@ def _verified(images: list[dict], columns: dict, mapping: dict, path: Path) -> d
                     file=path,
                     where=f"image id {image.get('id')}",
                 ) from None
+        if key == "pos_category_ids":
+            boxed = (labels[a:b].tolist() for a, b in zip(offsets[:-1], offsets[1:]))
+            values = [sorted({*found, *verified}) for found, verified in zip(boxed, values)]
         lists[key] = Ragged.of(values)
     return lists

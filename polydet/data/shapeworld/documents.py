@@ -77,15 +77,17 @@ def lvis_documents(
     name_of: Callable[[Shape], str] = lambda shape: fine_name(shape.kind, shape.colour),
     categories: Sequence[dict] | None = None,
     url: str = "http://images.example.org",
+    counted: str = "train",
 ) -> dict[str, dict[str, Any]]:
     """LVIS v1 json per split: federated annotation of the fine names.
 
     A class of an image is verified with probability 0.85 (otherwise nobody looked for it and it is not annotated);
     of a verified class with several instances, one in ten images lacks some (`not_exhaustive`); three absent classes
-    are verified negatives. `image_count` and `frequency` (r <= 10 < c <= 100 < f images) are those of `train`.
+    are verified negatives. `image_count` and `frequency` (r <= 10 < c <= 100 < f images) are those of one split.
 
     Args:
-        splits: `train` and others; image ids run on over them.
+        splits: scenes of each split; image ids run on over them.
+        counted: the split whose images `image_count` and `frequency` count.
         categories: LVIS categories with `id` and `name`; by default the fine names.
     """
     if categories is None:
@@ -128,8 +130,8 @@ def lvis_documents(
                 }
             )
         documents[split] = {"info": INFO, "licenses": [], "images": images, "annotations": annotations}
-    counted = _with_counts(categories, documents["train"]["annotations"])
-    return {split: {**document, "categories": counted} for split, document in documents.items()}
+    full = _with_counts(categories, documents[counted]["annotations"])
+    return {split: {**document, "categories": full} for split, document in documents.items()}
 
 
 def _with_counts(categories: Sequence[dict], annotations: Sequence[dict]) -> list[dict]:

@@ -16,6 +16,7 @@ __all__ = [
     "HIERARCHY",
     "NOVEL",
     "OID_CLASSES",
+    "OID_IDS",
     "SYNONYMS",
     "WILD",
     "colour_weights",
@@ -72,6 +73,7 @@ HIERARCHY: dict[str, tuple[str, ...]] = {
 OID_CLASSES: tuple[str, ...] = (
     "Shape", "Polygon", "Round shape", "Circle", "Ring", "Square", "Rectangle", "Triangle", "Star", "Hexagon", "Oval",
 )  # fmt: skip
+OID_IDS: dict[str, str] = {name: f"/m/0sw{i:02d}" for i, name in enumerate(OID_CLASSES)}  # machine ids
 
 
 def fine_name(kind: str, colour: str) -> str:

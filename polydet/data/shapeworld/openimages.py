@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from polydet.data.shapeworld.names import COARSE, HIERARCHY, OID_CLASSES
+from polydet.data.shapeworld.names import COARSE, HIERARCHY, OID_IDS
 from polydet.data.shapeworld.world import HEIGHT, WIDTH, Scene
 
 __all__ = ["BOX_COLUMNS", "write_openimages"]
@@ -20,7 +20,7 @@ BOX_COLUMNS = (
     "ImageID", "Source", "LabelName", "Confidence", "XMin", "XMax", "YMin", "YMax",
     "IsOccluded", "IsTruncated", "IsGroupOf", "IsDepiction", "IsInside",
 )  # fmt: skip
-_MIDS = {name: f"/m/0sw{i:02d}" for i, name in enumerate(OID_CLASSES)} | {"Entity": "/m/0bl9f"}
+_MIDS = {**OID_IDS, "Entity": "/m/0bl9f"}
 _OID_NAME = {kind: name.capitalize() for kind, name in COARSE.items()}
 
 
@@ -45,7 +45,8 @@ def write_openimages(
         hierarchy: parent -> children, display names.
         prefix: of the box file, by default the split (the real training file is `oidv6-train-...`).
     """
-    parent = {child: name for name, children in hierarchy.items() for child in children}
+    root = next(iter(hierarchy))
+    parent = {child: name for name, children in hierarchy.items() if name != root for child in children}
     boxes: list[tuple] = []
     labels: list[tuple] = []
     names = []
@@ -55,7 +56,7 @@ def write_openimages(
         present = set()
         for box, kind, group in _objects(scene):
             name = name_of[kind]
-            if rng.random() < 0.125 and parent.get(name) in mids:
+            if rng.random() < 0.125 and name in parent:
                 name = parent[name]
             present.add(name)
             boxes.append((image_id, "xclick", mids[name], 1, *box, 0, 0, int(group), 0, 0))
@@ -67,7 +68,7 @@ def write_openimages(
     header = ("ImageID", "Source", "LabelName", "Confidence")
     _write_csv(folder / f"{split}-annotations-human-imagelabels-boxable.csv", labels, header)
     _write_csv(folder / "class-descriptions-boxable.csv", [(mids[n], n) for n in mids if n != "Entity"])
-    tree = _tree(next(iter(hierarchy)), hierarchy, mids)
+    tree = _tree(root, hierarchy, mids)
     (folder / "bbox_labels_600_hierarchy.json").write_text(json.dumps(tree))
     return names
 
