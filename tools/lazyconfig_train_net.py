@@ -52,5 +52,5 @@ if __name__ == "__main__":
             arguments.machine_rank,
             arguments.dist_url,
         )
-    except (ConfigError, CheckpointError, ClassMismatch, DatasetError, SilentFailure) as error:
+    except (ConfigError, CheckpointError, ClassMismatch, DatasetError, SilentFailure, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")

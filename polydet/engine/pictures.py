@@ -1,6 +1,6 @@
 """Pictures of a run: curves of losses and metrics, ground truth beside predictions."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +106,16 @@ def save_curves(metrics_file: Path, path: Path) -> None:
         for name in members:
             points = [(r["iteration"], r[name]) for r in records if name in r and np.isfinite(r[name])]
             if points:
-                axis.plot(*zip(*points), label=name, marker="o" if len(points) < 5 else None, linewidth=1)
+                steps, values = zip(*points)
+                axis.plot(steps, _smooth(values), label=name, marker="o" if len(points) < 5 else None, linewidth=1)
         axis.set_title(title)
         axis.set_xlabel("iteration")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
     write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=100))
+
+
+def _smooth(values: Sequence[float]) -> np.ndarray:
+    """Moving median over a twentieth of the curve, so that single batches do not hide the trend."""
+    half = len(values) // 40
+    return np.array([np.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))])

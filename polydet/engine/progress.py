@@ -30,7 +30,9 @@ class TerminalProgress(EventWriter):
 def build_writers(output_dir: str | Path, start_iter: int, max_iter: int) -> list[EventWriter]:
     """Progress, ``metrics.json`` (a line each time) and TensorBoard, in Detectron2's form."""
     progress = TerminalProgress(start_iter, max_iter) if sys.stderr.isatty() else CommonMetricPrinter(max_iter)
-    return [progress, JSONWriter(str(Path(output_dir) / "metrics.json")), TensorboardXWriter(str(output_dir))]
+    # window 1: the value of the step itself, so that a resumed run writes what an uninterrupted one does
+    metrics = JSONWriter(str(Path(output_dir) / "metrics.json"), window_size=1)
+    return [progress, metrics, TensorboardXWriter(str(output_dir))]
 
 
 def drop_metrics_from(path: Path, start_iter: int) -> None:

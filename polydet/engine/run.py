@@ -308,12 +308,13 @@ def _register_hooks(
             ZeroLossSentinel(train.sentinels.zero_loss),
             FrozenSentinel(train.sentinels.frozen_period),
             *instantiate(list(train.get("hooks", []))),
-            hooks.PeriodicCheckpointer(checkpointer, train.checkpoint_period, max_iter, train.max_checkpoints)
-            if main
-            else None,
             hooks.EvalHook(train.eval_period, test) if len(cfg.dataloader.test_datasets) else None,
             BestCheckpoint(checkpointer, train.best_metric) if main and train.best_metric else None,
             hooks.PeriodicWriter(build_writers(output_dir, start_iter, max_iter), train.log_period) if main else None,
+            # last: what a checkpoint's step has to say is on disk before the checkpoint is
+            hooks.PeriodicCheckpointer(checkpointer, train.checkpoint_period, max_iter, train.max_checkpoints)
+            if main
+            else None,
         ]
     )
 

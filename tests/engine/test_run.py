@@ -1,0 +1,125 @@
+"""Whole runs of the tool: what they leave, resumed ones, two processes, and clear ends of bad ones."""
+
+import json
+import os
+import signal
+import sys
+import time
+
+import pytest
+import torch
+
+from polydet.engine.progress import read_metrics
+
+
+def weights(folder):
+    return torch.load(folder / "model_final.pth", weights_only=True)["model"]
+
+
+def assert_same(a, b, **tolerance):
+    assert a.keys() == b.keys()
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], msg=lambda m, key=key: f"{key}: {m}", **tolerance)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Folder of an uninterrupted run, made by the first test that asks."""
+    return tmp_path_factory.mktemp("finished")
+
+
+def run_once(tool, folder):
+    if not (folder / "DONE").exists():
+        code, text = tool(folder)
+        assert code == 0, text[-3000:]
+    return folder
+
+
+def test_a_run_leaves_everything(tool, finished):
+    folder = run_once(tool, finished)
+    names = {path.name for path in folder.iterdir()}
+    assert {
+        "config.yaml", "config_resolved.txt", "metrics.json", "results.json", "results.txt", "curves.png",
+        "predictions.png", "model_final.pth", "last_checkpoint", "log.txt", "run.json",
+    } <= names  # fmt: skip
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert not any(name.endswith(".tmp") for name in names)
+    results = json.loads((folder / "results.json").read_text())
+    assert 0 <= results["shapes_coco_val"]["bbox"]["AP50"] <= 100
+    records = [r for r in read_metrics(folder / "metrics.json") if "total_loss" in r]
+    assert [r["iteration"] for r in records] == list(range(6))
+    assert all(r["total_loss"] > 0 and r["lr"] > 0 for r in records)
+    assert json.loads((folder / "run.json").read_text())["peak_host_memory_mib"] > 100
+
+
+def test_a_killed_run_resumes_to_the_same_weights_and_metrics(tool, finished, tmp_path):
+    folder = run_once(tool, finished)
+    process = tool(tmp_path, wait=False)
+    deadline = time.time() + 400
+    while not (tmp_path / "model_0000003.pth").exists():
+        assert process.poll() is None and time.time() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "DONE").exists()
+    code, text = tool(tmp_path, options=["--resume"])
+    assert code == 0, text[-3000:]
+    assert "training from iteration" in text and "training from iteration 0" not in text
+    assert_same(weights(tmp_path), weights(folder), rtol=0, atol=0)
+    assert json.loads((tmp_path / "results.json").read_text()) == json.loads((folder / "results.json").read_text())
+    assert stripped(tmp_path) == stripped(folder)
+
+
+def stripped(folder):
+    timing = {"time", "data_time", "eta_seconds"}
+    return [{k: v for k, v in r.items() if k not in timing} for r in read_metrics(folder / "metrics.json")]
+
+
+@pytest.mark.parametrize("how", ["launch", "torchrun"])
+def test_two_processes_equal_one(tool, finished, tmp_path, how):
+    folder = run_once(tool, finished)
+    if how == "launch":
+        code, text = tool(tmp_path, options=["--processes", "2"])
+    else:
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        code, text = tool(tmp_path, launcher=torchrun)
+    assert code == 0, text[-3000:]
+    assert json.loads((tmp_path / "run.json").read_text())["processes"] == 2
+    one, two = (read_metrics(path / "metrics.json") for path in (folder, tmp_path))
+    for a, b in zip(one, two):
+        if "total_loss" in a:
+            assert b["total_loss"] == pytest.approx(a["total_loss"], rel=2e-3), a["iteration"]
+    assert one[0]["total_loss"] == pytest.approx(two[0]["total_loss"], rel=1e-5)
+    results = [json.loads((path / "results.json").read_text()) for path in (tmp_path, folder)]
+    found, expected = (r["shapes_coco_val"]["bbox"]["AP50"] for r in results)
+    assert found == pytest.approx(expected, abs=0.5)
+
+
+def test_evaluating_alone_gives_the_same_results(tool, finished, tmp_path):
+    folder = run_once(tool, finished)
+    code, text = tool(tmp_path, f"train.init_checkpoint={folder / 'model_final.pth'}", options=["--eval-only"])
+    assert code == 0, text[-3000:]
+    assert json.loads((tmp_path / "results.json").read_text()) == json.loads((folder / "results.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.max_itr=3", "did you mean 'train.max_iter'"),
+        ("dataloader.test_datasets=[coco_2017_val]", "instances_val2017.json"),
+        ("dataloader.train.total_batch_size=3", "ConfigError"),
+        ("train.init_checkpoint=absent.pth", "absent.pth"),
+    ],
+)
+def test_bad_runs_end_at_once_with_a_sentence(tool, tmp_path, override, message):
+    extra = ["train.grad_accumulation=2"] if "batch_size" in override else []
+    code, text = tool(tmp_path, override, *extra)
+    assert code != 0 and message in text, text[-2000:]
+    assert "Traceback" not in text
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_an_output_folder_that_cannot_be_written_is_named(tool, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, text = tool(tmp_path / "file" / "run")
+    assert code != 0 and "train.output_dir" in text and "Traceback" not in text
