@@ -1,0 +1,59 @@
+"""Evaluation on datasets with other classes, tables of results, pictures."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import nn
+
+from polydet.engine.evaluate import ClassMismatch, RestrictedModel, joint_labels, results_table, write_results
+from polydet.engine.pictures import save_curves, save_panels
+from polydet.text import LabelSpace
+
+SPACE = LabelSpace({"a": ["cat", "dog"], "b": ["Dog", "bird", "traffic_light"]})
+
+
+def test_labels_are_those_of_the_same_dataset_or_by_name(caplog):
+    assert joint_labels(SPACE, "b_val", ["Dog", "bird", "traffic_light"]) == [2, 3, 4]
+    assert joint_labels(SPACE, "other", ["traffic light", "cow", "dog"]) == [4, -1, 1]
+    assert "no label for 1 of 3 classes" in caplog.text and "cow" in caplog.text
+    with pytest.raises(ClassMismatch, match="none of the 2 classes of zoo"):
+        joint_labels(SPACE, "zoo", ["lion", "bear"])
+
+
+def test_a_restricted_model_renumbers_and_drops():
+    class Fixed(nn.Module):
+        def forward(self, inputs):
+            instances = Instances((8, 8), pred_boxes=Boxes(torch.rand(4, 4)), scores=torch.arange(4.0))
+            instances.pred_classes = torch.tensor([0, 4, 3, 1])
+            return [{"instances": instances}]
+
+    found = RestrictedModel(Fixed(), [4, -1, 1], 5)([{}])[0]["instances"]
+    assert found.pred_classes.tolist() == [0, 2] and found.scores.tolist() == [1.0, 3.0]
+
+
+def test_results_are_a_table_and_json_without_nan(tmp_path):
+    results = {
+        "x": {"bbox": {"AP": 12.34, "AP50": 50.0, "APl": float("nan"), "AP-cat": 3.0}},
+        "y": {"bbox": {"AP": 1.0}},
+    }
+    write_results(results, tmp_path)
+    stored = json.loads((tmp_path / "results.json").read_text())
+    assert stored["x"]["bbox"] == {"AP": 12.34, "AP50": 50.0, "APl": None, "AP-cat": 3.0}
+    table = results_table(results)
+    assert "12.3" in table and "AP-cat" not in table and "APs" not in table
+
+
+def test_pictures_are_written(tmp_path):
+    path = tmp_path / "metrics.json"
+    lines = [{"iteration": i, "total_loss": 1.0 / (i + 1), "lr": 0.1, "x/bbox/AP50": float(i)} for i in range(50)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    save_curves(path, tmp_path / "curves.png")
+    image = np.zeros((10, 12, 3), np.uint8)
+    save_panels([("one", image, image), ("two", image, image)], tmp_path / "panels.png")
+    for name in ("curves.png", "panels.png"):
+        assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG" and (tmp_path / name).stat().st_size > 5000
+    save_curves(tmp_path / "absent.json", tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
