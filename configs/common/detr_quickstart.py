@@ -1,0 +1,26 @@
+"""The DETR family at quickstart size: ShapeWorld, ResNet-18 from scratch, 128 channels, 2 + 3 layers, two CPU cores."""
+
+from omegaconf import DictConfig
+
+from .optim import adamw as optimizer
+from .schedules import cosine as lr_multiplier
+from .shapeworld import dataloader, train
+
+
+def shrink(model: DictConfig, num_queries: int = 60) -> DictConfig:
+    """The same member, small enough to learn ShapeWorld from scratch in minutes."""
+    model.backbone.bottom_up.update(name="resnet18", weights=None, norm="train", freeze_at=0)
+    model.dim = 128
+    for part, layers in ((model.encoder, 2), (model.decoder, 3)):
+        part.num_layers = layers
+        part.layer.ffn_dim = 256
+        part.layer.dropout = 0.0
+    model.queries.num_queries = num_queries
+    return model
+
+
+optimizer.lr = 4e-4
+lr_multiplier.warmup_iters = 30
+train.max_iter = 500
+train.clip_grad.update(kind="norm", value=0.1)
+train.checkpoint_period = 5000

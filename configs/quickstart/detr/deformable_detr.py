@@ -1,0 +1,5 @@
+from ...common.detr_quickstart import dataloader, lr_multiplier, optimizer, shrink, train
+from ...common.models.deformable_detr import model
+
+shrink(model)
+train.output_dir = "./output/quickstart_deformable_detr"

@@ -1,0 +1,5 @@
+from ...common.detr_quickstart import dataloader, lr_multiplier, optimizer, shrink, train
+from ...common.models.dino_5scale import model
+
+shrink(model)
+train.output_dir = "./output/quickstart_dino_5scale"
