@@ -1,0 +1,11 @@
+"""Deformable-DETR, K = 0: plain, 36 epochs, batch 32."""
+
+from ..common.detr_training import dataloader, lr_multiplier, optimizer, train
+from ..common.models.deformable_detr import model
+
+dataloader.train.total_batch_size = 32
+optimizer.lr = 2e-4
+optimizer.params.lr_factors[r"sampling_offsets|^queries\.reference"] = 0.1
+train.max_epochs = 36.0
+train.reference_batch_size = 32
+lr_multiplier.milestones = [30]

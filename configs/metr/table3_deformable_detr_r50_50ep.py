@@ -1,0 +1,9 @@
+"""Deformable-DETR, 300 queries, 50 epochs, batch 16; feed-forward width 2048 so that METR weights can start it."""
+
+from ..common.detr_training import dataloader, lr_multiplier, optimizer, train
+from ..common.models.deformable_detr import model
+
+model.encoder.layer.ffn_dim = model.decoder.layer.ffn_dim = 2048
+train.max_epochs = 50.0
+train.reference_batch_size = 16
+lr_multiplier.milestones = [40]
