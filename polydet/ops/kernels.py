@@ -25,10 +25,14 @@ _VARYING = ["tokens", "queries", "query_bucket"]  # from image to image: no reco
 
 
 def _fitting_configs(configs: list[triton.Config], named_args: dict, **kwargs: Any) -> list[triton.Config]:
-    """Configurations that give a thread 4 or 8 channels of one row, which is one or two 16-byte loads."""
-    threads = [32 * config.num_warps for config in configs]
-    shares = [config.kwargs["BLOCK"] * kwargs["CHANNELS"] / count for config, count in zip(configs, threads)]
-    return [config for config, share in zip(configs, shares) if share in (4, 8)]
+    """Configurations in which a thread holds 16 bytes of one row, one wide load, and a few with twice that."""
+    wide = 16 // named_args["value_ptr"].element_size()
+    fitting = []
+    for config in configs:
+        share = config.kwargs["BLOCK"] * kwargs["CHANNELS"] / (32 * config.num_warps)
+        if share == wide or (share == 2 * wide and config.num_warps in (1, 4)):
+            fitting.append(config)
+    return fitting
 
 
 _PRUNE = {"early_config_prune": _fitting_configs}

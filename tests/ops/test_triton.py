@@ -83,11 +83,12 @@ def test_deterministic_gradient_is_added_in_integers(value, reference):
 
 
 @pytest.mark.parametrize("channels", [8, 16, 32, 64, 128])
-def test_every_head_dimension_has_configurations_to_tune(channels):
-    configs = kernels._fitting_configs(kernels._CONFIGS, {}, CHANNELS=channels)
-    assert len(configs) >= 6
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_every_head_dimension_has_configurations_to_tune(channels, dtype):
+    arguments = {"value_ptr": torch.empty(1, dtype=dtype)}
+    configs = kernels._fitting_configs(kernels._CONFIGS, arguments, CHANNELS=channels)
+    assert 3 <= len(configs) <= 6
     assert len({(config.kwargs["BLOCK"], config.num_warps) for config in configs}) == len(configs)
-    assert {config.num_warps for config in configs} == {1, 2, 4, 8}
 
 
 def test_largest_heads_with_query_order_compile():
