@@ -43,8 +43,18 @@ def event_storage() -> Iterator[None]:
         yield
 
 
-def build_rpn(in_channels: int, strides: Sequence[int]) -> RPN:
-    """Nine anchors a location, 256 samples an image, 4000 proposals a level before NMS 0.7 and 1000 after."""
+def build_rpn(
+    in_channels: int,
+    strides: Sequence[int],
+    proposals_before_nms: tuple[int, int] = (4000, 1000),
+    proposals: int = 1000,
+) -> RPN:
+    """Nine anchors a location, 256 samples an image, NMS 0.7.
+
+    Args:
+        proposals_before_nms: kept a level in training and at inference.
+        proposals: kept an image.
+    """
     anchors = DefaultAnchorGenerator(
         sizes=[[4.0 * s * 2 ** (i / 3) for i in range(3)] for s in strides],
         aspect_ratios=[[0.5, 1.0, 2.0]],
@@ -59,8 +69,8 @@ def build_rpn(in_channels: int, strides: Sequence[int]) -> RPN:
         box2box_transform=Box2BoxTransform(weights=(1.0, 1.0, 1.0, 1.0)),
         batch_size_per_image=256,
         positive_fraction=0.5,
-        pre_nms_topk=(4000, 1000),
-        post_nms_topk=(1000, 1000),
+        pre_nms_topk=tuple(proposals_before_nms),
+        post_nms_topk=(proposals, proposals),
     )
 
 
@@ -73,6 +83,8 @@ class RCNNHead(AuxiliaryHead):
         conv_dims, fc_dims, norm: of the box head (ViT-L uses four convolutions and one layer, GN).
         class_agnostic: one box an RoI instead of one a class.
         box_weight: weight of the GIoU loss on decoded boxes.
+        proposals_before_nms, proposals: see `build_rpn`.
+        rois_per_image: sampled in training, a quarter of them positive.
     """
 
     def __init__(
@@ -88,6 +100,9 @@ class RCNNHead(AuxiliaryHead):
         class_agnostic: bool = False,
         delta_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0),
         box_weight: float = 10.0,
+        proposals_before_nms: tuple[int, int] = (4000, 1000),
+        proposals: int = 1000,
+        rois_per_image: int = 512,
         score_threshold: float = 0.0,
         nms_threshold: float = 0.5,
         max_detections: int = 100,
@@ -95,7 +110,7 @@ class RCNNHead(AuxiliaryHead):
         super().__init__()
         self.num_classes = num_classes
         self.strides = tuple(strides)
-        self.rpn = build_rpn(in_channels, strides)
+        self.rpn = build_rpn(in_channels, strides, proposals_before_nms, proposals)
         pooled = [str(s) for s in (strides[:-1] or strides)]
         scales = tuple(1.0 / int(s) for s in pooled)
         box_head = FastRCNNConvFCHead(
@@ -117,7 +132,7 @@ class RCNNHead(AuxiliaryHead):
         )
         self.roi_heads = StandardROIHeads(
             num_classes=num_classes,
-            batch_size_per_image=512,
+            batch_size_per_image=rois_per_image,
             positive_fraction=0.25,
             proposal_matcher=Matcher([0.5], [0, 1], allow_low_quality_matches=False),
             box_in_features=pooled,
