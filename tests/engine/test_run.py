@@ -2,14 +2,24 @@
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
+from detectron2.data import MetadataCatalog
+from detectron2.engine import DefaultPredictor
 
+from polydet import model_zoo
 from polydet.engine.progress import read_metrics
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def weights(folder):
@@ -123,3 +133,36 @@ def test_an_output_folder_that_cannot_be_written_is_named(tool, tmp_path):
     (tmp_path / "file").write_text("")
     code, text = tool(tmp_path / "file" / "run")
     assert code != 0 and "train.output_dir" in text and "Traceback" not in text
+
+
+def test_the_run_in_an_app_with_words_never_trained_on(tool, finished, small_world, tmp_path):
+    folder = run_once(tool, finished)
+    source = next((small_world / "shapeworld").rglob("*.jpg"))
+    image = tmp_path / "photo.jpg"
+    shutil.copy(source, image)
+    command = [sys.executable, ROOT / "examples" / "app.py", "--run", folder, "--image", image, "--min-score", "0"]
+    done = subprocess.run([*command, "--words", "ball", "brick"], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert (
+        lines[-1].endswith(f"drawn in {image.with_suffix('.found.jpg')}") and image.with_suffix(".found.jpg").exists()
+    )
+    assert {line.split()[1] for line in lines[:-1]} <= {"ball", "brick"} and len(lines) > 1
+
+
+def test_default_predictor_is_the_model_of_the_zoo(tool, finished, small_world):
+    folder = run_once(tool, finished)
+    cfg = model_zoo.get_cfg(folder)
+    predictor = DefaultPredictor(cfg)
+    assert type(predictor).__module__.startswith("detectron2")
+    image = cv2.imread(str(next((small_world / "shapeworld").rglob("*.jpg"))))
+    found = predictor(image)["instances"]
+    assert found.image_size == image.shape[:2]
+    names = MetadataCatalog.get(cfg.DATASETS.TEST[0]).thing_classes
+    assert len(names) == len(predictor.model.vocabulary) and max(found.pred_classes.tolist()) < len(names)
+    model = model_zoo.get(folder)
+    rgb = torch.as_tensor(np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1)))
+    with torch.no_grad():
+        again = model([{"image": rgb, "height": image.shape[0], "width": image.shape[1]}])[0]["instances"]
+    torch.testing.assert_close(found.pred_boxes.tensor, again.pred_boxes.tensor, atol=1e-3, rtol=1e-4)
+    predictor.model.set_vocabulary(["honeycomb"])
+    assert set(predictor(image)["instances"].pred_classes.tolist()) <= {0}

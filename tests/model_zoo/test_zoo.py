@@ -1,0 +1,27 @@
+"""Names, and the bridge to yacs."""
+
+import pytest
+from detectron2.modeling import META_ARCH_REGISTRY
+
+from polydet import model_zoo
+from polydet.engine import ConfigError
+
+
+def test_names_are_configs_without_their_parts():
+    names = model_zoo.list_configs()
+    assert "quickstart/scaledet" in names and "scaledet_swinb" in names
+    assert not any(name.startswith("common/") for name in names)
+    assert model_zoo.config_path("quickstart/scaledet") == model_zoo.config_path("quickstart/scaledet.py")
+
+
+def test_unknown_names_come_with_near_ones():
+    with pytest.raises(ConfigError, match="quickstart/scaledet"):
+        model_zoo.config_path("quickstart/scaldet")
+
+
+def test_yacs_config_says_what_default_predictor_reads():
+    cfg = model_zoo.get_cfg("scaledet_swinb", weights="model.pth", vocabulary=["cat", "dog"])
+    assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT) == (800, 1333, "RGB")
+    assert cfg.MODEL.WEIGHTS == "model.pth" and cfg.MODEL.META_ARCHITECTURE in META_ARCH_REGISTRY
+    assert list(cfg.POLYDET.VOCABULARY) == ["cat", "dog"]
+    assert model_zoo.get_cfg("quickstart/scaledet", overrides=["train.seed=3"]).POLYDET.OVERRIDES == ["train.seed=3"]
