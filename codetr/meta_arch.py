@@ -30,6 +30,7 @@ from polydet.layers.federated import sample_federated_labels
 from .adapter import MultiScaleAdapter
 from .heads import AuxiliaryHead, Coordinates, build_head
 from .positive_queries import HeadEmbedding, PositiveQueries, QueryGroup, sample_group
+from .tta import BoxVotingTTA
 
 CO_BRANCH = "co"  # branches of positive queries are called co0, co1, ...
 
@@ -116,6 +117,7 @@ class CoDETR(DETR):
             classes a step, those present and others drawn by count ** 0.5 (FedLoss, for LVIS). None: all classes.
         collaboration: further arguments of `Collaborators`.
         eval_branch: None, or the head whose detections inference returns (table 11).
+        tta: test-time augmentation around inference, or None.
         base: arguments of `DETR`.
 
     Raises:
@@ -132,6 +134,7 @@ class CoDETR(DETR):
         lambda_2: float = 2.0,
         collaboration: Mapping[str, Any] | None = None,
         eval_branch: int | None = None,
+        tta: BoxVotingTTA | None = None,
         class_counts: Sequence[float] | None = None,
         federated_classes: int = 50,
         dim: int = 256,
@@ -139,7 +142,7 @@ class CoDETR(DETR):
     ) -> None:
         super().__init__(dim=dim, **base)
         self.lambda_1, self.lambda_2, self.eval_branch = lambda_1, lambda_2, eval_branch
-        self.federated_classes = federated_classes
+        self.federated_classes, self.tta = federated_classes, tta
         weights = None if class_counts is None else torch.tensor([float(c) for c in class_counts]).sqrt()
         if weights is not None and len(weights) != self.num_classes:
             raise ValueError(f"class_counts has {len(weights)} entries for {self.num_classes} classes")
@@ -171,9 +174,9 @@ class CoDETR(DETR):
         Raises:
             ValueError: also for a Mask R-CNN head without masks.
         """
-        if not self.training and self.eval_branch is not None:
-            return self.branch_detections(self.eval_branch, batched_inputs)
-        if not self.training or (self.collaborators is None and self.class_sampling is None):
+        if not self.training:
+            return self.detect(batched_inputs) if self.tta is None else self.tta(self.detect, batched_inputs)
+        if self.collaborators is None and self.class_sampling is None:
             return super().forward(batched_inputs)
         images = self.preprocess(batched_inputs)
         targets = self.prepare_targets(batched_inputs)
@@ -189,6 +192,12 @@ class CoDETR(DETR):
             factor = self.lambda_1 if branch.name.startswith(CO_BRANCH) else 1.0
             losses.update({name: value * factor for name, value in self.criterion(branch).items()})
         return losses
+
+    def detect(self, batched_inputs: Sequence[dict[str, Any]]) -> list[dict[str, Instances]]:
+        """Inference without test-time augmentation."""
+        if self.eval_branch is not None:
+            return self.branch_detections(self.eval_branch, batched_inputs)
+        return super().forward(batched_inputs)
 
     def collaborate(
         self, parts: Collaborators, memory: Memory, instances: list[Instances], images: ImageList

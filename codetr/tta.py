@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from detectron2.data import transforms as T
 from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, Instances
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import box_iou
 
 from polydet.data import read_image
@@ -38,11 +38,13 @@ def box_voting(
     return kept, voted
 
 
-class BoxVotingTTA(nn.Module):
+Detector = Callable[[Sequence[dict[str, Any]]], list[dict[str, Instances]]]
+
+
+class BoxVotingTTA:
     """Runs a detector at several sizes and flipped, and merges the detections by `box_voting`.
 
     Args:
-        model: any detector of Detectron2's contract.
         short_sides: of the image in the network's input, pixels.
         max_size: of the longer side.
         flip: also run each size mirrored.
@@ -52,7 +54,6 @@ class BoxVotingTTA(nn.Module):
 
     def __init__(
         self,
-        model: nn.Module,
         short_sides: Sequence[int] = (640, 800, 1024, 1200),
         max_size: int = 2000,
         flip: bool = True,
@@ -60,18 +61,19 @@ class BoxVotingTTA(nn.Module):
         vote_threshold: float = 0.65,
         max_detections: int = 300,
     ) -> None:
-        super().__init__()
-        self.model = model
         self.short_sides, self.max_size, self.flip = tuple(short_sides), max_size, flip
         self.nms_threshold, self.vote_threshold = nms_threshold, vote_threshold
         self.max_detections = max_detections
 
     @torch.no_grad()
-    def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> list[dict[str, Instances]]:
-        """Detectron2's contract; the image is read again from `file_name`, where there is one, at full size."""
-        return [{"instances": self.merge(x)} for x in batched_inputs]
+    def __call__(self, detect: Detector, batched_inputs: Sequence[dict[str, Any]]) -> list[dict[str, Instances]]:
+        """Detectron2's inference contract, by any detector that keeps it.
 
-    def merge(self, x: dict[str, Any]) -> Instances:
+        The image is read again from `file_name`, where there is one, at full size.
+        """
+        return [{"instances": self.merge(detect, x)} for x in batched_inputs]
+
+    def merge(self, detect: Detector, x: dict[str, Any]) -> Instances:
         """Detections of one image in the pixels of the original."""
         image = read_image(x) if "file_name" in x else np.ascontiguousarray(x["image"].permute(1, 2, 0).numpy())
         height, width = (int(x[k]) if k in x else n for k, n in zip(("height", "width"), image.shape))
@@ -80,9 +82,9 @@ class BoxVotingTTA(nn.Module):
             resized = T.AugInput(image)
             T.ResizeShortestEdge(short_side, self.max_size)(resized)
             tensor = torch.from_numpy(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
-            found.append(self._detect(tensor, height, width))
+            found.append(_detect(detect, tensor, height, width))
             if self.flip:
-                mirrored = self._detect(tensor.flip(2), height, width)
+                mirrored = _detect(detect, tensor.flip(2), height, width)
                 left, top, right, bottom = mirrored.pred_boxes.tensor.unbind(1)
                 mirrored.pred_boxes = Boxes(torch.stack([width - right, top, width - left, bottom], dim=1))
                 found.append(mirrored)
@@ -98,8 +100,7 @@ class BoxVotingTTA(nn.Module):
         result.pred_boxes = Boxes(voted)
         return result[: self.max_detections]
 
-    def _detect(self, image: Tensor, height: int, width: int) -> Instances:
-        found = self.model([{"image": image, "height": height, "width": width}])[0]["instances"]
-        return Instances(
-            (height, width), pred_boxes=found.pred_boxes, scores=found.scores, pred_classes=found.pred_classes
-        )
+
+def _detect(detect: Detector, image: Tensor, height: int, width: int) -> Instances:
+    found = detect([{"image": image, "height": height, "width": width}])[0]["instances"]
+    return Instances((height, width), pred_boxes=found.pred_boxes, scores=found.scores, pred_classes=found.pred_classes)

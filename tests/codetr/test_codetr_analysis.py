@@ -174,20 +174,26 @@ def test_box_voting():
 def test_augmented_detections_come_back_to_the_original():
     """A detector that finds the bright square finds it at every size and mirrored, at one place."""
 
-    class Bright(nn.Module):
-        def forward(self, inputs):
-            x = inputs[0]
-            rows, columns = (x["image"][0] > 128).nonzero().unbind(1)
-            sy, sx = x["height"] / x["image"].shape[1], x["width"] / x["image"].shape[2]
-            box = [columns.min() * sx, rows.min() * sy, (columns.max() + 1) * sx, (rows.max() + 1) * sy]
-            found = Instances((x["height"], x["width"]))
-            found.pred_boxes = Boxes(torch.tensor([box]))
-            found.scores, found.pred_classes = torch.tensor([0.9]), torch.tensor([1])
-            return [{"instances": found}]
+    def bright(inputs):
+        x = inputs[0]
+        rows, columns = (x["image"][0] > 128).nonzero().unbind(1)
+        sy, sx = x["height"] / x["image"].shape[1], x["width"] / x["image"].shape[2]
+        box = [columns.min() * sx, rows.min() * sy, (columns.max() + 1) * sx, (rows.max() + 1) * sy]
+        found = Instances((x["height"], x["width"]))
+        found.pred_boxes = Boxes(torch.tensor([box]))
+        found.scores, found.pred_classes = torch.tensor([0.9]), torch.tensor([1])
+        return [{"instances": found}]
 
     image = torch.zeros(3, 60, 90, dtype=torch.uint8)
     image[:, 10:30, 20:40] = 255
-    tta = BoxVotingTTA(Bright(), short_sides=(60, 120), max_size=400)
-    found = tta([{"image": image, "height": 60, "width": 90}])[0]["instances"]
+    tta = BoxVotingTTA(short_sides=(60, 120), max_size=400)
+    found = tta(bright, [{"image": image, "height": 60, "width": 90}])[0]["instances"]
     assert len(found) == 1
     torch.testing.assert_close(found.pred_boxes.tensor[0], torch.tensor([20.0, 10, 40, 30]), atol=0.6, rtol=0)
+
+
+def test_model_with_test_time_augmentation():
+    model = codetr("deformable_pp", tta=BoxVotingTTA(short_sides=(64, 96), max_size=128, max_detections=7)).eval()
+    found = model(batch())
+    assert [x["instances"].image_size for x in found] == [(192, 96), (160, 96)]
+    assert all(0 < len(x["instances"]) <= 7 for x in found)

@@ -8,7 +8,7 @@ from codetr_models import CLASSES, DIM, HEADS, LAYERS, base_arguments, batch, co
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
-from codetr import CoDETR, MultiScaleAdapter
+from codetr import CoDETR, EncoderDetector, MultiScaleAdapter
 from polydet.detr import DETR
 
 KINDS = ["conditional", "dab", "deformable", "deformable_pp", "dino"]
@@ -221,3 +221,21 @@ def test_bfloat16_step():
         losses = model(batch())
     assert all(v.isfinite() and v.dtype == torch.float32 for v in losses.values())
     sum(losses.values()).backward()
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_head_alone_on_the_encoder(head):
+    """Table 11's K = 0: no decoder, the head's loss with weight 1."""
+    model = EncoderDetector(**base_arguments("deformable_pp"), heads=[head])
+    assert not any(
+        n.startswith(("decoder", "queries", "class_heads", "collaborators.queries")) for n in model.state_dict()
+    )
+    losses = model(batch())
+    assert all("_aux0_" in k for k in losses)
+    sum(losses.values()).backward()
+    assert not [n for n, p in model.named_parameters() if p.grad is None]
+    model.eval()
+    with torch.no_grad():
+        assert len(model(batch())) == 2
+    with pytest.raises(ValueError, match="one head, got"):
+        EncoderDetector(**base_arguments("deformable_pp"), heads=HEADS)
