@@ -2,6 +2,24 @@
 
 from polydet.evaluation.build import EVALUATORS, build_evaluator
 from polydet.evaluation.coco import CardCOCOEvaluator, coco_ground_truth
-from polydet.evaluation.lvis import CardLVISEvaluator
+from polydet.evaluation.collect import DetectionEvaluator, Detections
+from polydet.evaluation.lvis import CardLVISEvaluator, FixedAPEvaluator
+from polydet.evaluation.multilabel import MultiLabelEvaluator
+from polydet.evaluation.openimages import OpenImagesEvaluator
+from polydet.evaluation.report import summarise, unseen_classes, write_report
 
-__all__ = ["EVALUATORS", "CardCOCOEvaluator", "CardLVISEvaluator", "build_evaluator", "coco_ground_truth"]
+__all__ = [
+    "EVALUATORS",
+    "CardCOCOEvaluator",
+    "CardLVISEvaluator",
+    "DetectionEvaluator",
+    "Detections",
+    "FixedAPEvaluator",
+    "MultiLabelEvaluator",
+    "OpenImagesEvaluator",
+    "build_evaluator",
+    "coco_ground_truth",
+    "summarise",
+    "unseen_classes",
+    "write_report",
+]

@@ -14,6 +14,7 @@ from pycocotools.cocoeval import COCOeval
 from polydet.data import DatasetCard, DatasetError, get_card, load_card, register_card
 from polydet.data.shapeworld import generate
 from polydet.evaluation import build_evaluator
+from polydet.evaluation.collect import Detections, best_per_class
 
 
 @pytest.fixture(scope="module")
@@ -81,19 +82,103 @@ def test_coco_equals_pycocotools(world, tmp_path):
     assert {f"AP-{name}" for name in get_card("shapes_coco_val").classes} <= set(ours)
 
 
-def test_lvis_equals_the_package(world, tmp_path):
+def random_lvis(rng, images=25, classes=12):
+    """A random LVIS document and detections of any size, with ties, near misses and all frequency groups."""
+    document = {"images": [], "annotations": [], "categories": []}
+    for k in range(1, classes + 1):
+        document["categories"].append({"id": k, "name": f"c{k}", "frequency": "rcf"[k % 3], "synset": "x"})
+    found = []
+    for i in range(1, images + 1):
+        labels = rng.choice(np.arange(1, classes + 1), rng.integers(0, 4), replace=False).tolist()
+        absent = sorted(set(range(1, classes + 1)) - set(labels))
+        partial = labels[:1] if rng.random() < 0.4 else []
+        document["images"].append(
+            {
+                "id": i,
+                "height": 400,
+                "width": 500,
+                "coco_url": f"http://x/val/{i}.jpg",
+                "neg_category_ids": rng.choice(absent, 3, replace=False).tolist(),
+                "not_exhaustive_category_ids": partial,
+            }
+        )
+        for k in labels:
+            for _ in range(rng.integers(1, 5)):
+                x, y = rng.uniform(0, 150, 2).round(1)
+                w, h = np.exp(rng.uniform(np.log(5), np.log(220), 2)).round(1)
+                item = {"id": len(document["annotations"]) + 1, "image_id": i, "category_id": k}
+                area = w * h * rng.uniform(0.4, 1)
+                document["annotations"].append({**item, "bbox": [x, y, w, h], "area": area})
+                for _ in range(rng.integers(0, 4)):
+                    box = np.array([x, y, w, h]) + rng.normal(0, 0.06, 4) * max(w, h)
+                    found.append((i, k if rng.random() < 0.85 else int(rng.integers(1, classes + 1)), box))
+        for _ in range(rng.integers(0, 12)):
+            found.append((i, int(rng.integers(1, classes + 1)), rng.uniform(5, 200, 4)))
+    scores = (rng.random(len(found)) * 20).round() / 20 if rng.random() < 0.5 else rng.random(len(found))
+    return document, found, scores.astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("kind", ["lvis", "lvis_fixed"])
+def test_lvis_equals_the_package(tmp_path, monkeypatch, kind, seed):
     import types
 
     import lvis.eval
     from lvis import LVIS, LVISEval, LVISResults
 
-    ours = score("shapes_lvis_val", tmp_path)["bbox"]
+    from polydet.evaluation import lvis as ours_module
+
+    monkeypatch.setattr(ours_module.CardLVISEvaluator, "max_per_image", 9)
+    rng = np.random.default_rng(seed)
+    document, found, scores = random_lvis(rng)
+    (tmp_path / "lvis.json").write_text(json.dumps(document, default=float))
+    card = DatasetCard("random_lvis", str(tmp_path / "lvis.json"), str(tmp_path), format="lvis", evaluator="lvis")
+    register_card(card, overwrite=True)
+    evaluator = build_evaluator("random_lvis", None, kind)
+    rows = []
+    for record in load_card("random_lvis"):
+        mine = [j for j, item in enumerate(found) if item[0] == record["image_id"]]
+        instances = Instances((400, 500))
+        boxes = torch.tensor(np.array([found[j][2] for j in mine]).reshape(-1, 4), dtype=torch.float32)
+        boxes[:, 2:] = boxes[:, :2] + boxes[:, 2:].clamp(min=1)
+        instances.pred_boxes, instances.scores = Boxes(boxes), torch.tensor(scores[mine])
+        instances.pred_classes = torch.tensor([found[j][1] - 1 for j in mine], dtype=torch.int64)
+        evaluator.process([record], [{"instances": instances}])
+        for j, box in zip(mine, boxes):
+            size = (box[2:] - box[:2]).tolist()
+            row = {"image_id": record["image_id"], "category_id": found[j][1], "score": float(scores[j])}
+            rows.append({**row, "bbox": [*box[:2].tolist(), *size]})
+    ours = evaluator.evaluate()["bbox"]
     lvis.eval.np = types.SimpleNamespace(**{**vars(np), "float": float})
-    truth = LVIS(str(world / "shapeworld/v1/lvis/lvis_val.json"))
-    theirs = LVISEval(truth, LVISResults(truth, detections("shapes_lvis_val")), "bbox")
+    truth = LVIS(str(tmp_path / "lvis.json"))
+    theirs = LVISEval(truth, LVISResults(truth, rows, max_dets=9 if kind == "lvis" else -1), "bbox")
     theirs.run()
-    for metric in ("AP", "AP50", "APc", "APf"):
-        assert ours[metric] == pytest.approx(100 * theirs.get_results()[metric], abs=1e-9), metric
+    for metric in ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"):
+        value = theirs.get_results()[metric]
+        expected = np.nan if value == -1 else 100 * value
+        assert ours[metric] == pytest.approx(expected, abs=1e-9, nan_ok=True), metric
+    assert 5 < ours["AP"] < 90
+
+
+def test_fixed_ap_keeps_the_best_of_each_class():
+    rng = np.random.default_rng(0)
+    n = 5000
+    everything = Detections(
+        rng.integers(0, 40, n).astype(np.int32),
+        rng.integers(0, 7, n).astype(np.int32),
+        rng.random(n).astype(np.float32),
+        rng.random((n, 4)).astype(np.float32),
+    )
+    kept = best_per_class(everything, 100)
+    for k in range(7):
+        mine = np.sort(everything.score[everything.label == k])[::-1][:100]
+        assert np.array_equal(np.sort(kept.score[kept.label == k])[::-1], mine)
+    # pruned in pieces, the same remain
+    pieces = Detections.empty()
+    for start in range(0, n, 700):
+        rows = np.arange(start, min(start + 700, n))
+        pieces = best_per_class(Detections.join([pieces, everything.take(rows)]), 100)
+    assert np.array_equal(pieces.score, kept.score) and np.array_equal(pieces.box, kept.box)
 
 
 def test_classes_in_another_order_and_absent_classes(world, tmp_path):

@@ -1,0 +1,103 @@
+"""Results of several datasets in one report: means over datasets and classes, unseen classes, table, json, plot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from tabulate import tabulate
+
+from polydet.text import clean_name
+
+__all__ = ["class_results", "summarise", "unseen_classes", "write_report"]
+
+Results = Mapping[str, Mapping[str, Mapping[str, float]]]  # dataset -> task -> metric -> 0..100
+
+
+def class_results(metrics: Mapping[str, float]) -> dict[str, float]:
+    """AP of every class, from the `AP-<class>` entries of a task's metrics (one class: the AP itself)."""
+    return {key.split("-", 1)[1]: value for key, value in metrics.items() if key.startswith("AP-")}
+
+
+def unseen_classes(classes: Iterable[str], trained: Iterable[str]) -> list[str]:
+    """Classes whose name is no training label (ScaleDet's "unseen"; case, blanks and underscores aside)."""
+    known = {clean_name(name).lower() for name in trained}
+    return [name for name in classes if clean_name(name).lower() not in known]
+
+
+def summarise(
+    results: Results, task: str = "bbox", metric: str = "AP", trained: Sequence[str] = ()
+) -> dict[str, float]:
+    """Means over datasets.
+
+    Args:
+        metric: per dataset, such as AP (for `mAP_D`).
+        trained: names of all training labels; given, the unseen classes get their own mean.
+
+    Returns:
+        `mAP_D`: mean of `metric` over the datasets; `mAP_C`: mean of AP over all classes of all datasets (classes
+        without ground truth left out); `mAP_C_unseen` and `unseen`: mean over and number of the unseen classes.
+    """
+    per_dataset = [tasks[task][metric] for tasks in results.values() if task in tasks and metric in tasks[task]]
+    classes: list[tuple[str, float]] = []
+    for name, tasks in results.items():
+        found = class_results(tasks.get(task, {}))
+        if not found and metric in tasks.get(task, {}):  # pycocotools through Detectron2 names no single class
+            found = {_only_class(name): tasks[task][metric]}
+        classes += found.items()
+    summary = {"mAP_D": _mean(per_dataset), "mAP_C": _mean([value for _, value in classes])}
+    if trained:
+        unseen = set(unseen_classes([name for name, _ in classes], trained))
+        values = [value for name, value in classes if name in unseen]
+        summary |= {"mAP_C_unseen": _mean(values), "unseen": float(len(values))}
+    return summary
+
+
+def _only_class(dataset: str) -> str:
+    from polydet.data import get_card
+
+    classes = get_card(dataset).classes or ("?",)
+    return classes[0]
+
+
+def _mean(values: Sequence[float]) -> float:
+    valid = [value for value in values if np.isfinite(value)]
+    return float(np.mean(valid)) if valid else float("nan")
+
+
+def write_report(
+    results: Results, output_dir: str | Path, task: str = "bbox", trained: Sequence[str] = ()
+) -> dict[str, float]:
+    """Write `report.txt` (a table), `report.json` and `report.png` (bars) and return the summary."""
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    main = ("AP", "AP50", "AP75", "AP50_expand", "APr", "APc", "APf", "mAP")
+    used = [m for m in main if any(m in tasks.get(task, {}) for tasks in results.values())]
+    rows = [[name, *(tasks.get(task, {}).get(m, "") for m in used)] for name, tasks in results.items()]
+    summary = summarise(results, task, used[0] if used else "AP", trained)
+    table = tabulate(rows, ["dataset", *used], floatfmt=".2f")
+    lines = "\n".join(f"{key}: {value:.2f}" for key, value in summary.items())
+    (folder / "report.txt").write_text(f"{table}\n\n{lines}\n")
+    (folder / "report.json").write_text(json.dumps({"results": results, "summary": summary}, indent=1))
+    _plot(results, task, used[:2], folder / "report.png")
+    return summary
+
+
+def _plot(results: Results, task: str, metrics: Sequence[str], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    names = list(results)
+    figure = Figure(figsize=(1.5 + 0.6 * len(names), 4), layout="constrained")
+    axes = figure.add_subplot()
+    width = 0.8 / max(len(metrics), 1)
+    for i, metric in enumerate(metrics):
+        values = [results[name].get(task, {}).get(metric, np.nan) for name in names]
+        axes.bar(np.arange(len(names)) + i * width, values, width, label=metric)
+    axes.set_xticks(np.arange(len(names)) + 0.4 - width / 2, names, rotation=45, ha="right")
+    axes.set_ylim(0, 100)
+    axes.set_ylabel("0 to 100")
+    if metrics:
+        axes.legend()
+    figure.savefig(path, dpi=120)
