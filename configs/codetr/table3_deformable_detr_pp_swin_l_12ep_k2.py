@@ -1,0 +1,6 @@
+"""Co-Deformable-DETR++ Swin-L, K = 2: ATSS and Faster R-CNN, 12 epochs."""
+
+from ..common.models.co_common import K2, co_deformable
+from .table3_deformable_detr_pp_swin_l_12ep_k0 import dataloader, lr_multiplier, model, optimizer, train
+
+co_deformable(model, K2, head_embedding="vector")

@@ -1,0 +1,7 @@
+"""Co-Deformable-DETR++ with ATSS, Faster R-CNN and PAA, batch 32."""
+
+from ..common.models.co_common import co_deformable
+from .table3_deformable_detr_pp_r50_12ep_k0 import dataloader, lr_multiplier, model, optimizer, train
+
+co_deformable(model, ("faster_rcnn", "atss", "paa"))
+dataloader.train.total_batch_size = train.reference_batch_size = 32
