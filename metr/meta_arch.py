@@ -30,11 +30,11 @@ from .queries import Categories, CategoryQueries, CategoryQuerySource, choose_ca
 @dataclass(eq=False)
 class CategoryPredictions(Predictions):
     """Predictions with one logit a query; `classes` ``[B, Q]`` and, where categories were extracted, `presence`
-    ``[B, Q]``, the probability that the query's category is in the image, and `category_scores` ``[B, n]``."""
+    ``[B, Q]``, the probability that the query's category is in the image, and `class_scores` ``[B, n]``."""
 
     classes: Tensor | None = None
     presence: Tensor | None = None
-    category_scores: Tensor | None = None
+    class_scores: Tensor | None = None
 
 
 class CategoryScores(nn.Module):
@@ -164,7 +164,7 @@ class METR(VocabularyState, DETR):
         """Detectron2's contract, see `DETR.forward`.
 
         Training also reads ``dataset_name`` and the verified labels of each image. In inference each output also has
-        ``category_scores`` ``[n]``, the probabilities that the categories are in the image (with a `cem`).
+        ``class_scores`` ``[n]``, the probabilities that the categories are in the image (with a `cem`).
 
         Raises:
             ValueError, RuntimeError: also for training under another vocabulary than that of the training.
@@ -269,8 +269,8 @@ class METR(VocabularyState, DETR):
         plain = super().decode(queries, memory, last_only)
         predictions = CategoryPredictions(plain.logits, plain.boxes, plain.hidden, queries.classes)
         if queries.category_logits is not None:
-            predictions.category_scores = queries.category_logits.detach().float().sigmoid()
-            predictions.presence = predictions.category_scores.gather(1, queries.classes)
+            predictions.class_scores = queries.category_logits.detach().float().sigmoid()
+            predictions.presence = predictions.class_scores.gather(1, queries.classes)
         return predictions
 
     def classify(self, hidden: Tensor, first_layer: int, queries: Any) -> Tensor:
@@ -314,7 +314,7 @@ class METR(VocabularyState, DETR):
             get_event_storage().put_scalar("metr/surplus_objects", count)
 
     def detections(self, predictions: Predictions, batched_inputs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Detections in the pixels of each original image, and ``category_scores``."""
+        """Detections in the pixels of each original image, and ``class_scores``."""
         assert isinstance(predictions, CategoryPredictions)
         assert predictions.classes is not None
         results: list[dict[str, Any]] = []
@@ -326,8 +326,8 @@ class METR(VocabularyState, DETR):
                 predictions.logits[-1, i, :, 0], predictions.boxes[-1, i], predictions.classes[i], presence
             )
             results.append({"instances": to_instances(scores, classes, boxes, height, width)})
-            if predictions.category_scores is not None:
-                results[-1]["category_scores"] = predictions.category_scores[i]
+            if predictions.class_scores is not None:
+                results[-1]["class_scores"] = predictions.class_scores[i]
         return results
 
 

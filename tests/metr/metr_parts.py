@@ -69,7 +69,7 @@ def tiny_metr(
     """A METR of a few thousand parameters; `names` is classes by dataset."""
     space = LabelSpace(names or {"coco": COCO, "faces": FACES}, merge="name")
     sampling = {"num_levels": 2, "num_points": 2}
-    parts = dict(  # noqa: C408
+    parts = dict(
         backbone=TinyBackbone(),
         position=SinePositionEncoding(DIM),
         encoder=Encoder(DeformableEncoderLayer(DIM, 4, 64, 0.0, **sampling), 1),

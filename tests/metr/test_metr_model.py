@@ -76,7 +76,7 @@ def test_inference(options):
     assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
     assert found.pred_classes.min() >= 0
     assert found.pred_classes.max() < 5
-    assert ("category_scores" in outputs[0]) == options.get("cem", True)
+    assert ("class_scores" in outputs[0]) == options.get("cem", True)
 
 
 def test_without_cem_inference_looks_for_every_category():
@@ -93,7 +93,7 @@ def test_score_is_the_matchability_or_weighted_by_presence():
         plain = model(make_batch())[0]
         model.postprocess.category_power = 1.0
         weighted = model(make_batch())[0]
-    presence = plain["category_scores"]
+    presence = plain["class_scores"]
     expected = plain["instances"].scores * presence[plain["instances"].pred_classes]
     assert torch.allclose(weighted["instances"].scores, expected.sort(descending=True).values)
 
@@ -107,7 +107,7 @@ def test_one_word_returns_only_its_class():
     with torch.no_grad():
         output = model(make_batch())[0]
     assert output["instances"].pred_classes.eq(0).all()
-    assert output["category_scores"].shape == (1,)
+    assert output["class_scores"].shape == (1,)
     assert model.vocabulary.names == ("bottle",)
 
 
@@ -348,7 +348,7 @@ def test_it_learns_two_images_by_heart():
             instances, expected = output["instances"], x["instances"]
             assert instances.pred_classes[0] == expected.gt_classes[0]
             assert (instances.pred_boxes.tensor[0] - expected.gt_boxes.tensor[0]).abs().max() < 4
-            assert output["category_scores"].argmax() == expected.gt_classes[0]
+            assert output["class_scores"].argmax() == expected.gt_classes[0]
         model.set_vocabulary(["fox"])
         scores = [output["instances"].scores[0] for output in model(batch)]
     assert scores[1] > 2 * scores[0]

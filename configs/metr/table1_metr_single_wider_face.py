@@ -1,0 +1,6 @@
+"""METR on WIDER FACE alone: one category has all 100 queries."""
+
+from .table2_metr_r50_12ep import dataloader, lr_multiplier, model, optimizer, train
+
+dataloader.train.datasets = ["wider_face_train"]
+dataloader.test_datasets = ["wider_face_val"]

@@ -1,0 +1,11 @@
+"""METR fine-tuned from its O365 + OpenImages weights: rows of words that COCO shares are kept, others start from CLIP."""
+
+from polydet.data import label_space_of
+
+from .pretrain_metr_r50_o365_oimg_4ep import dataloader as pretraining
+from .pretrain_metr_r50_o365_oimg_4ep import train as pretrained
+from .table2_metr_r50_12ep import dataloader, lr_multiplier, model, optimizer, train
+
+model.on_vocabulary_mismatch = "transfer"
+train.init_checkpoint = f"{pretrained.output_dir}/model_final.pth"
+train.init.class_names = list(label_space_of(list(pretraining.train.datasets), "name").names)

@@ -1,0 +1,5 @@
+"""METR with 30 categories sharing the 100 queries."""
+
+from .table2_metr_r50_12ep import dataloader, lr_multiplier, model, optimizer, train
+
+model.top_k = 30

@@ -1,0 +1,91 @@
+#!/usr/bin/env python
+"""Multi-label mAP of a model that says which classes are in an image (METR's category extraction, Query2Label).
+
+    python tools/evaluate_classification.py output/quickstart_metr
+    python tools/evaluate_classification.py configs/metr/table2_metr_r50_12ep.py --weights model.pth --size 448 448
+
+Takes the folder of a finished run, or a config file and weights.  Without --size the config's test transforms are used.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from detectron2.config import LazyCall as L
+from detectron2.config import instantiate
+from detectron2.evaluation import inference_on_dataset
+from omegaconf import DictConfig
+from torch import nn
+
+from polydet.data import DatasetError, label_space_of, prepare_cards
+from polydet.data.augmentations import fixed_resize
+from polydet.engine import CheckpointError, ConfigError, load_config
+from polydet.engine.checkpoint import read_checkpoint
+from polydet.engine.evaluate import ClassMismatch, classes_of
+from polydet.engine.run import build_model
+from polydet.evaluation import build_evaluator
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """A run or a config, and what differs from it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of a run, or a config file")
+    parser.add_argument("--weights", help="checkpoint; default: model_final.pth of the run's folder")
+    parser.add_argument("--datasets", nargs="+", help="cards; default: the config's test datasets")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="resize images to this size")
+    parser.add_argument("--output", type=Path, help="write the results there as json")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    return parser.parse_intermixed_args(argv)
+
+
+def load_model(cfg: DictConfig, weights: str) -> nn.Module:
+    """The config's model with all of the checkpoint's weights; another vocabulary or shape is an error."""
+    model = build_model(cfg)
+    model.load_state_dict(read_checkpoint(weights, cfg.train.init.allow_pickle)["model"])
+    return model.eval()
+
+
+def evaluate(cfg: DictConfig, model: nn.Module, dataset: str) -> dict[str, float]:
+    """``mAP`` and the AP of each class, 0 to 100."""
+    loader_cfg = cfg.dataloader.test.copy()
+    loader_cfg.dataset = dataset
+    train = cfg.dataloader.train
+    space = None if hasattr(model, "set_vocabulary") else label_space_of(list(train.datasets), train.merge)
+    if space is not None and space.names != label_space_of([dataset]).names:
+        raise ClassMismatch(f"{dataset} has other classes than the model was trained on")
+    with classes_of(model, dataset, None):
+        results = inference_on_dataset(model, instantiate(loader_cfg), build_evaluator(dataset, None, "multilabel"))
+    return results["classification"]
+
+
+def main(args: argparse.Namespace) -> int:
+    """Evaluate on each dataset and print a line each."""
+    folder = args.run if args.run.is_dir() else None
+    cfg = load_config(folder / "config.yaml" if folder else args.run, args.overrides)
+    weights = args.weights or (str(folder / "model_final.pth") if folder else "")
+    if not weights:
+        raise ConfigError("a config file needs --weights")
+    if args.size:
+        height, width = args.size
+        cfg.dataloader.test.mapper.augmentations = L(fixed_resize)(height=height, width=width)
+    datasets = args.datasets or list(cfg.dataloader.test_datasets)
+    if not datasets:
+        raise ConfigError("the config has no test datasets: name some with --datasets")
+    prepare_cards([*cfg.dataloader.train.datasets, *datasets])
+    model, results = load_model(cfg, weights), {}
+    with torch.no_grad():
+        for dataset in datasets:
+            results[dataset] = evaluate(cfg, model, dataset)
+            print(f"{dataset}: multi-label mAP {results[dataset]['mAP']:.2f}")
+    if args.output:
+        args.output.write_text(json.dumps(results, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(parse_args()))
+    except (ConfigError, CheckpointError, ClassMismatch, DatasetError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
