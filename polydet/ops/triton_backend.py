@@ -63,6 +63,10 @@ class _Problem:
                 f"the Triton kernels take head dimensions 8, 16, 32, 64 and 128, not {channels}; "
                 "polydet.ops.use_backend('reference') takes any"
             )
+        if self.order is not None and (self.order.shape != (self.queries,) or self.order.device != device):
+            raise ValueError(
+                f"query_order {tuple(self.order.shape)} on {self.order.device} should be ({self.queries},) on {device}"
+            )
         largest = max(self.tokens * self.heads * channels, self.attention[:1].numel() * 2)
         if largest >= 2**31 or max(self.batch, self.heads) > 65535:
             raise ValueError(f"too large for the Triton kernels: {self.describe()}")

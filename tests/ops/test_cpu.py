@@ -53,3 +53,15 @@ def test_gradients_repeat_to_the_bit():
     inputs = problem.inputs(torch.float32)
     first, second = (problem.run(inputs, "cpu") for _ in range(2))
     assert all(torch.equal(*pair) for pair in zip(first, second))
+
+
+@pytest.mark.parametrize("reference", [0, 4])
+def test_poisoned_buffers_are_all_written(reference):
+    """Under deterministic algorithms PyTorch fills every empty tensor with NaN."""
+    problem = Problem(((4, 5), (2, 3)), reference=reference)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.empty(4).isnan().all()
+        assert max(problem.errors(torch.float32, "cpu")) <= 1e-5
+    finally:
+        torch.use_deterministic_algorithms(False)

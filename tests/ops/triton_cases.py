@@ -208,6 +208,14 @@ def test_query_order_changes_nothing(reference):
         torch.testing.assert_close(ordered, plain, rtol=1e-5, atol=1e-6)
 
 
+def test_query_order_of_another_length_is_an_error():
+    problem = Problem(((5, 6), (2, 3)))
+    value, locations, weights = problem.inputs(torch.float32, DEVICE)
+    order = tiled_query_order(problem.shapes, DEVICE)
+    with use_backend("triton"), pytest.raises(ValueError, match=r"query_order \(36,\) on .* should be \(7,\)"):
+        ms_deform_attn(value, problem.shapes, None, locations, weights, query_order=order)
+
+
 def test_mixed_dtypes():
     problem = Problem(((4, 5), (2, 3)), heads=1, points=2, reference=4)
     inputs = problem.inputs(torch.float32, DEVICE)
