@@ -9,6 +9,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.meta_arch.fcos import FCOSHead
 from torch import nn
 
+from polydet.data import label_space_of
+
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """Group norm with 32 groups, or fewer so that a small number of channels still has two a group.
@@ -30,3 +32,8 @@ def fcos_head(
         norm=group_norm,
         prior_prob=prior_prob,
     )
+
+
+def num_classes_of(datasets: Sequence[str]) -> int:
+    """Number of labels of training datasets, for closed-set heads."""
+    return len(label_space_of(list(datasets)))

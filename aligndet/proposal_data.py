@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from aligndet.proposal_columns import ProposalColumns
+from aligndet.proposal_columns import CATEGORY, ProposalColumns
 from aligndet.proposal_run import ImageRecord, run
 from aligndet.proposals import Mode, ProposalSettings
 from polydet.data import AnnotationTable, DatasetCard, DatasetError, build_train_loader, load_card, register_card
@@ -70,6 +70,20 @@ def read_proposal_columns(card: DatasetCard, path: Path, image_root: Path) -> tu
 
 
 READERS[FORMAT] = read_proposal_columns
+# images without any annotation file: the proposals are all there is (table 8)
+register_card(
+    DatasetCard(
+        name="imagenet_subset_proposals",
+        json_file="imagenet/subset_proposals.columns/columns.json",
+        image_root="imagenet/train",
+        format=FORMAT,
+        classes=(CATEGORY,),
+        category_ids=(1,),
+        about="ImageNet images with about as many proposals as COCO train2017",
+        url="https://image-net.org",
+        licence="research use",
+    )
+)
 
 
 def proposal_card(dataset: str, proposals: str | os.PathLike[str]) -> DatasetCard:
@@ -105,7 +119,7 @@ def proposal_card(dataset: str, proposals: str | os.PathLike[str]) -> DatasetCar
 
 def build_pretrain_loader(
     datasets: Sequence[str],
-    proposals: str | Sequence[str],
+    proposals: str | Sequence[str] | None,
     mapper: Callable[[dict[str, Any]], dict[str, Any] | None],
     total_batch_size: int,
     seed: int = 0,
@@ -119,16 +133,19 @@ def build_pretrain_loader(
 
     Args:
         datasets: cards whose images are used.
-        proposals: path without suffix, one per dataset.
+        proposals: path without suffix, one per dataset; None where the datasets are cards of proposals themselves.
         mapper: a :class:`aligndet.views.TwoViewMapper`.
         total_batch_size, seed, start_iter, num_workers, aspect_ratio_grouping: see
             :func:`polydet.data.build_train_loader`.
     """
-    paths = [proposals] if isinstance(proposals, str) else list(proposals)
-    if len(paths) != len(datasets):
-        raise ValueError(f"{len(paths)} proposal files for the {len(datasets)} datasets {list(datasets)}")
+    names = list(datasets)
+    if proposals is not None:
+        paths = [proposals] if isinstance(proposals, str) else list(proposals)
+        if len(paths) != len(names):
+            raise ValueError(f"{len(paths)} proposal files for the {len(names)} datasets {names}")
+        names = [proposal_card(name, path).name for name, path in zip(names, paths)]
     return build_train_loader(
-        datasets=[proposal_card(name, path).name for name, path in zip(datasets, paths)],
+        datasets=names,
         mapper=mapper,
         total_batch_size=total_batch_size,
         merge="name",

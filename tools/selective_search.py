@@ -7,6 +7,7 @@ python tools/selective_search.py --root any/folder/of/images --output proposals/
 import argparse
 import logging
 import os
+import random
 from dataclasses import fields
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--dataset", help="card of the dataset, e.g. coco_2017_train; its annotations are not used")
     parser.add_argument("--root", type=Path, help="or: folder of the images")
     parser.add_argument("--json", type=Path, help="with --root: COCO or LVIS json that lists them (else every image)")
+    parser.add_argument("--sample", type=int, help="with --root: only so many images, drawn with --seed")
     parser.add_argument("--output", type=Path, required=True, help="path without suffix")
     parser.add_argument("--mode", choices=MODES, default=defaults.mode)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
@@ -51,6 +53,8 @@ def main() -> None:
         )
     else:
         records = images_of_json(args.json) if args.json else images_of_folder(args.root)
+        if args.sample:
+            records = random.Random(args.seed).sample(records, args.sample)
         args.output.parent.mkdir(parents=True, exist_ok=True)
         config = ProposalSettings(**settings)
         columns = run(records, args.root, args.output, config, args.workers, args.shard_size, write_json)

@@ -1,0 +1,6 @@
+"""Box-domain pre-training of DETR on a SwAV ResNet-50."""
+
+from .common.recipe import pretrain, ssl_resnet
+
+model, dataloader, optimizer, lr_multiplier, train = pretrain(__file__, "detr")
+ssl_resnet(model.adapter.detector, "resnet50_swav", unfrozen=False)

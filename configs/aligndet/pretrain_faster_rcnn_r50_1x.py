@@ -1,0 +1,5 @@
+"""Box-domain pre-training of Faster R-CNN R50, 12 epochs of COCO without labels."""
+
+from .common.recipe import pretrain
+
+model, dataloader, optimizer, lr_multiplier, train = pretrain(__file__, "faster_rcnn")

@@ -1,0 +1,6 @@
+"""Box-domain pre-training of Mask R-CNN on a MoCo v2 ResNet-50."""
+
+from .common.recipe import pretrain, ssl_resnet
+
+model, dataloader, optimizer, lr_multiplier, train = pretrain(__file__, "mask_rcnn")
+ssl_resnet(model.adapter.detector, "resnet50_mocov2", unfrozen=False)

@@ -1,0 +1,9 @@
+"""Mask R-CNN, Swin-B, 1x, not aligned (table 3)."""
+
+from .common.recipe import adamw, finetune, swin, swin_augmentation
+
+model, dataloader, optimizer, lr_multiplier, train, data = finetune(__file__, "mask_rcnn", "1x")
+optimizer = adamw(1e-4, 0.05)
+swin(model, "swin_base_patch4_window7_224.ms_in1k", 0.3)
+swin_augmentation(dataloader)
+lr_multiplier.warmup_iters = 1000

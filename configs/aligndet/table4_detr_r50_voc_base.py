@@ -1,0 +1,9 @@
+"""DETR R50 on Pascal VOC 07+12, 100 epochs, not aligned on COCO (table 4)."""
+
+from .common.recipe import finetune, voc
+
+model, dataloader, optimizer, lr_multiplier, train, data = finetune(__file__, "detr", "100ep")
+voc(model, dataloader)
+train.max_epochs = 100
+lr_multiplier.milestones = [70 / 100]
+train.clip_grad.kind = "none"

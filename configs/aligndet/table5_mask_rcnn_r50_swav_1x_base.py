@@ -1,0 +1,7 @@
+"""Mask R-CNN on a SwAV ResNet-50, 1x, multi-scale, not aligned (table 5)."""
+
+from .common.recipe import finetune, multi_scale, ssl_resnet
+
+model, dataloader, optimizer, lr_multiplier, train, data = finetune(__file__, "mask_rcnn", "1x")
+ssl_resnet(model, "resnet50_swav", unfrozen=True)
+multi_scale(dataloader)

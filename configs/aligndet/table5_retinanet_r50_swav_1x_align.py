@@ -1,0 +1,9 @@
+"""RetinaNet on a SwAV ResNet-50, 1x, multi-scale, aligned (table 5)."""
+
+from .common.recipe import finetune, multi_scale, ssl_resnet
+
+model, dataloader, optimizer, lr_multiplier, train, data = finetune(
+    __file__, "retinanet", "1x", aligned="pretrain_retinanet_r50_swav_1x"
+)
+ssl_resnet(model, "resnet50_swav", unfrozen=True)
+multi_scale(dataloader)

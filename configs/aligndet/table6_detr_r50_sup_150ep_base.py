@@ -1,0 +1,5 @@
+"""DETR on a supervised ResNet-50, 150 epochs, not aligned (table 6)."""
+
+from .common.recipe import finetune
+
+model, dataloader, optimizer, lr_multiplier, train, data = finetune(__file__, "detr", "150ep")

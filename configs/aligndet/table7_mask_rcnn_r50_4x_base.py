@@ -1,0 +1,5 @@
+"""Mask R-CNN R50, 4x, not aligned (table 7)."""
+
+from .common.recipe import finetune
+
+model, dataloader, optimizer, lr_multiplier, train, data = finetune(__file__, "mask_rcnn", "4x")
