@@ -103,7 +103,7 @@ class METR(VocabularyState, DETR):
         learnable_text: bool = True,
         text_scale: float = 1.0,
         asl_weight: float = 1.0,
-        asl: dict[str, float] | None = None,
+        asl: dict[str, Any] | None = None,
         mask_foreign: bool = False,
         federated: Literal["none", "verified"] = "none",
         on_vocabulary_mismatch: Literal["error", "transfer"] = "error",

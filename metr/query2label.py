@@ -26,7 +26,7 @@ class LabelDecoderLayer(DecoderLayer):
         """Called once with the layer's place in the stack."""
         if index == 0:
             self.self_attn = None
-            self.norm1 = nn.Identity()
+            self.norm1 = nn.Identity()  # type: ignore[assignment]
 
     def attend_queries(self, content: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
         """``[B, n, C]``."""
@@ -53,7 +53,7 @@ class Query2Label(nn.Module):
         decoder_layer: DecoderLayer,
         label_space: LabelSpace,
         num_layers: int = 2,
-        asl: dict[str, float] | None = None,
+        asl: dict[str, Any] | None = None,
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
         pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
     ) -> None:
@@ -63,10 +63,11 @@ class Query2Label(nn.Module):
         self.backbone = backbone
         self.project = nn.Identity() if channels == dim else nn.Conv2d(channels, dim, 1)
         self.position, self.encoder = position, encoder
-        self.layers = nn.ModuleList(copy.deepcopy(decoder_layer) for _ in range(num_layers))
-        for index, layer in enumerate(self.layers):
+        layers = [copy.deepcopy(decoder_layer) for _ in range(num_layers)]
+        for index, layer in enumerate(layers):
             layer.reset_parameters()
             layer.bind(index)
+        self.layers = nn.ModuleList(layers)
         self.label_space, self.num_classes = label_space, labels
         self.queries = nn.Embedding(labels, dim)
         # one linear function a label

@@ -21,11 +21,11 @@ from torch import nn
 
 from polydet.data import DatasetError, label_space_of, prepare_cards
 from polydet.data.augmentations import fixed_resize
-from polydet.engine import CheckpointError, ConfigError, load_config
-from polydet.engine.checkpoint import read_checkpoint
+from polydet.engine import CheckpointError, ConfigError
+from polydet.engine.distributed import resolve_device
 from polydet.engine.evaluate import ClassMismatch, classes_of
-from polydet.engine.run import build_model
 from polydet.evaluation import build_evaluator
+from polydet.model_zoo import get, get_config
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -38,13 +38,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="write the results there as json")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     return parser.parse_intermixed_args(argv)
-
-
-def load_model(cfg: DictConfig, weights: str) -> nn.Module:
-    """The config's model with all of the checkpoint's weights; another vocabulary or shape is an error."""
-    model = build_model(cfg)
-    model.load_state_dict(read_checkpoint(weights, cfg.train.init.allow_pickle)["model"])
-    return model.eval()
 
 
 def evaluate(cfg: DictConfig, model: nn.Module, dataset: str) -> dict[str, float]:
@@ -62,10 +55,8 @@ def evaluate(cfg: DictConfig, model: nn.Module, dataset: str) -> dict[str, float
 
 def main(args: argparse.Namespace) -> int:
     """Evaluate on each dataset and print a line each."""
-    folder = args.run if args.run.is_dir() else None
-    cfg = load_config(folder / "config.yaml" if folder else args.run, args.overrides)
-    weights = args.weights or (str(folder / "model_final.pth") if folder else "")
-    if not weights:
+    cfg = get_config(args.run, args.overrides)
+    if not args.weights and not args.run.is_dir():
         raise ConfigError("a config file needs --weights")
     if args.size:
         height, width = args.size
@@ -74,7 +65,7 @@ def main(args: argparse.Namespace) -> int:
     if not datasets:
         raise ConfigError("the config has no test datasets: name some with --datasets")
     prepare_cards([*cfg.dataloader.train.datasets, *datasets])
-    model, results = load_model(cfg, weights), {}
+    model, results = get(args.run, args.weights, str(resolve_device(cfg.train.device)), overrides=args.overrides), {}
     with torch.no_grad():
         for dataset in datasets:
             results[dataset] = evaluate(cfg, model, dataset)
