@@ -10,7 +10,8 @@ from polydet.data.errors import DatasetError
 from polydet.data.load import class_image_counts, get_card, label_names, load_card
 from polydet.data.loader import build_test_loader, build_train_loader
 from polydet.data.mapper import DetectionMapper, read_image
-from polydet.data.samplers import RepeatFactorSampler, UniformSampler
+from polydet.data.mixed import MixedLoader, build_mixed_loader
+from polydet.data.samplers import RepeatFactorSampler, SubsetSampler, UniformSampler
 from polydet.data.union import Union, label_space_of
 
 __all__ = [
@@ -18,9 +19,12 @@ __all__ = [
     "DatasetCard",
     "DatasetError",
     "DetectionMapper",
+    "MixedLoader",
     "RepeatFactorSampler",
+    "SubsetSampler",
     "UniformSampler",
     "Union",
+    "build_mixed_loader",
     "build_test_loader",
     "build_train_loader",
     "builtin",

@@ -13,6 +13,7 @@ __all__ = [
     "IndexStream",
     "RepeatFactorSampler",
     "Sampler",
+    "SubsetSampler",
     "UniformSampler",
     "image_counts",
     "repeat_factors",
@@ -67,6 +68,27 @@ class UniformSampler:
     def epoch(self, seed: int, epoch: int) -> np.ndarray:
         """A permutation of all images."""
         return _generator(seed, epoch).permutation(self._size)
+
+
+class SubsetSampler(UniformSampler):
+    """The same random part of the images every epoch (DetCLIPv2 takes 0.66 million of Objects365 v2).
+
+    Args:
+        count: images of the part; all of them where there are fewer.
+        subset_seed: of the choice, so that it does not depend on the run's seed.
+    """
+
+    def __init__(self, count: int, subset_seed: int = 0):
+        self.count, self.subset_seed = count, subset_seed
+
+    def bind(self, data: ImageLabels) -> None:
+        """Choose the part."""
+        chosen = np.random.default_rng(self.subset_seed).permutation(len(data))[: self.count]
+        self._chosen, self._size = np.sort(chosen), len(chosen)
+
+    def epoch(self, seed: int, epoch: int) -> np.ndarray:
+        """A permutation of the part."""
+        return self._chosen[super().epoch(seed, epoch)]
 
 
 class RepeatFactorSampler:

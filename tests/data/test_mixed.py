@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from polydet.data import DetectionMapper
+from polydet.data import DetectionMapper, SubsetSampler, build_mixed_loader
 from polydet.data import loader as loader_module
 from polydet.data.augmentations import large_scale_jitter
-from polydet.data.mixed import SourceOrder, build_mixed_loader
+from polydet.data.mixed import SourceOrder
 from polydet.data.shapeworld import generate
 
 
@@ -131,3 +131,19 @@ def test_order_can_be_entered_anywhere(counts, step, seed):
     later = order.since(step)
     assert [next(stream) for _ in range(10)] == [next(later) for _ in range(10)]
     assert np.array_equal(np.bincount(order.epoch(0), minlength=len(counts)), counts)
+
+
+def test_a_subset_is_the_same_in_every_epoch_and_run():
+    sampler, again = SubsetSampler(30), SubsetSampler(30)
+    sampler.bind(range(100))
+    again.bind(range(100))
+    assert sampler.images_per_epoch == 30
+    epochs = [sampler.epoch(seed, epoch) for seed, epoch in ((0, 0), (0, 1), (5, 0))]
+    assert len({tuple(sorted(epoch)) for epoch in epochs}) == 1 and len({tuple(epoch) for epoch in epochs}) == 3
+    assert np.array_equal(again.epoch(0, 0), epochs[0])
+    other = SubsetSampler(30, subset_seed=1)
+    other.bind(range(100))
+    assert set(other.epoch(0, 0)) != set(epochs[0])
+    everything = SubsetSampler(1000)
+    everything.bind(range(100))
+    assert sorted(everything.epoch(0, 0)) == list(range(100))
