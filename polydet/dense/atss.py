@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any
 
 import torch
@@ -37,7 +37,9 @@ class ATSSHead(DenseHead):
         others: see `DenseHead`.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, strides: Sequence[int], *, topk: int = 9, **kw: Any) -> None:
+    def __init__(
+        self, in_channels: int, num_classes: int | Sized, strides: Sequence[int], *, topk: int = 9, **kw: Any
+    ) -> None:
         super().__init__(in_channels, num_classes, strides, **kw)
         self.topk = topk
 

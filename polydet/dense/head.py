@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 import torch
 from detectron2.layers import Conv2d, get_norm
@@ -66,7 +66,7 @@ class DenseHead(nn.Module):
     def __init__(
         self,
         in_channels: int,
-        num_classes: int,
+        num_classes: int | Sized,
         strides: Sequence[int],
         *,
         channels: int = 256,
@@ -89,7 +89,7 @@ class DenseHead(nn.Module):
         inference: DenseInference | None = None,
     ) -> None:
         super().__init__()
-        self.num_classes = num_classes
+        self.num_classes = num_classes if isinstance(num_classes, int) else len(num_classes)
         self.strides = tuple(strides)
         self.anchor_scale, self.box_dim = anchor_scale, box_dim
         self.num_anchors = octaves * len(aspect_ratios)
@@ -105,7 +105,7 @@ class DenseHead(nn.Module):
         )
         self.class_tower = conv_tower(in_channels, channels, num_convs, norm)
         self.box_tower = conv_tower(in_channels, channels, num_convs, norm)
-        self.class_predictor = nn.Conv2d(channels, self.num_anchors * num_classes, 3, padding=1)
+        self.class_predictor = nn.Conv2d(channels, self.num_anchors * self.num_classes, 3, padding=1)
         self.box_predictor = nn.Conv2d(channels, self.num_anchors * self.box_dim, 3, padding=1)
         self.quality_predictor = nn.Conv2d(channels, self.num_anchors, 3, padding=1) if has_quality else None
         self.level_scale = nn.Parameter(torch.ones(len(self.strides))) if level_scale else None
