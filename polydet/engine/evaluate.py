@@ -85,7 +85,8 @@ def evaluate(
     of the dataset's classes.
 
     Args:
-        cfg: the run's config; ``cfg.dataloader.test`` builds the loader of one dataset.
+        cfg: the run's config; ``cfg.dataloader.test`` builds the loader of one dataset, and ``cfg.dataloader.
+            evaluators`` (optional) names another evaluator than the card's for some datasets.
         model: without DistributedDataParallel.
         output_dir: receives ``results.json``, ``results.txt`` and ``predictions.png``.
         label_space: labels that a closed-set model predicts.
@@ -106,7 +107,8 @@ def evaluate(
         with classes_of(model, dataset, label_space) as view:
             wrapped = _Autocast(view, autocast)
             logger.info("evaluating on %s", dataset)
-            evaluator = build_evaluator(dataset, str(Path(output_dir) / "inference" / dataset))
+            kind = cfg.dataloader.get("evaluators", {}).get(dataset)
+            evaluator = build_evaluator(dataset, str(Path(output_dir) / "inference" / dataset), kind)
             found = inference_on_dataset(wrapped, loader, evaluator)
             if pictures and comm.is_main_process():
                 panels += draw_predictions(wrapped, loader, dataset, pictures)
