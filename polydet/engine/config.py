@@ -38,6 +38,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     cfg = LazyConfig.load(str(path))
     apply_overrides(cfg, overrides)
     check_calls(cfg)
+    cfg.setdefault("source", {"file": str(path), "overrides": list(overrides)})
     return cfg
 
 

@@ -65,7 +65,7 @@ def run(cfg: DictConfig, resume: bool = False, eval_only: bool = False) -> Resul
     else:
         results = _train(cfg, output_dir, resume)
     if comm.is_main_process():
-        _write_summary(output_dir, time.time() - started)
+        _write_summary(cfg, output_dir, time.time() - started)
         if not eval_only:
             (output_dir / "DONE").touch()
     return results
@@ -319,12 +319,15 @@ def _register_hooks(
     )
 
 
-def _write_summary(output_dir: Path, seconds: float) -> None:
-    """``run.json``: versions, device, time and peak memory."""
+def _write_summary(cfg: DictConfig, output_dir: Path, seconds: float) -> None:
+    """``run.json``: what was run, versions, device, time and peak memory."""
     cuda = torch.cuda.is_available()
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     scale = 1 if sys.platform == "darwin" else 1024
+    source = cfg.get("source", {})
     summary = {
+        "config_file": source.get("file"),
+        "overrides": list(source.get("overrides", [])),
         "seconds": round(seconds, 1),
         "peak_host_memory_mib": round(peak * scale / 2**20),  # the largest of this process and its workers
         "peak_device_memory_mib": round(torch.cuda.max_memory_allocated() / 2**20) if cuda else None,
