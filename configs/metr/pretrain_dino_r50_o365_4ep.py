@@ -1,4 +1,4 @@
-"""DINO with 100 queries pre-trained on Objects365, 4 epochs."""
+"""Section 4.2: DINO with 100 queries pre-trained on Objects365, 4 epochs."""
 
 from .table2_dino_r50_12ep import dataloader, lr_multiplier, model, optimizer, train
 

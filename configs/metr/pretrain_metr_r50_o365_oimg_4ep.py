@@ -1,4 +1,4 @@
-"""METR pre-trained on Objects365 and OpenImages V4 together, 4 epochs."""
+"""Section 4.2: METR pre-trained on Objects365 and OpenImages V4 together, 4 epochs."""
 
 from .pretrain_metr_r50_oimg_4ep import dataloader, lr_multiplier, model, optimizer, train
 

@@ -1,4 +1,4 @@
-"""METR pre-trained on OpenImages V4, 4 epochs."""
+"""Section 4.2: METR pre-trained on OpenImages V4, 4 epochs."""
 
 from .table2_metr_r50_12ep import dataloader, lr_multiplier, model, optimizer, train
 

@@ -1,4 +1,4 @@
-"""The detector of table 2 as a classifier of 448 x 448 images; evaluate with tools/evaluate_classification.py."""
+"""Supplementary table 1: the detector of table 2 on 448 x 448 images; see tools/evaluate_classification.py."""
 
 from detectron2.config import LazyCall as L
 

@@ -1,4 +1,4 @@
-"""The detector fine-tuned from O365 + OpenImages as a classifier of 448 x 448 images."""
+"""Supplementary table 1: the detector fine-tuned from O365 + OpenImages on 448 x 448 images."""
 
 from detectron2.config import LazyCall as L
 

@@ -1,4 +1,4 @@
-"""Query2Label-R50, 448 x 448, 80 epochs; evaluate with tools/evaluate_classification.py."""
+"""Supplementary table 1: Query2Label-R50, 448 x 448, 80 epochs; evaluate with tools/evaluate_classification.py."""
 
 from detectron2.config import LazyCall as L
 

@@ -1,4 +1,4 @@
-"""DINO fine-tuned from Objects365 with learning-rate strategy S3."""
+"""Supplementary table 2: DINO fine-tuned from Objects365 with learning-rate strategy S3."""
 
 from metr.transfer import LR_STRATEGIES
 

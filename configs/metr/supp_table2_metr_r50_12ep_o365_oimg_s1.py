@@ -1,4 +1,4 @@
-"""METR fine-tuned with learning-rate strategy S1."""
+"""Supplementary table 2: METR fine-tuned with learning-rate strategy S1."""
 
 from metr.transfer import LR_STRATEGIES
 

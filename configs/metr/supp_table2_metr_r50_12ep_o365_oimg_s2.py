@@ -1,4 +1,4 @@
-"""METR fine-tuned with learning-rate strategy S2."""
+"""Supplementary table 2: METR fine-tuned with learning-rate strategy S2."""
 
 from metr.transfer import LR_STRATEGIES
 

@@ -1,4 +1,4 @@
-"""METR on COCO, VOC, WIDER FACE and WIDER Pedestrian at once, plainly concatenated."""
+"""Table 1: METR on COCO, VOC, WIDER FACE and WIDER Pedestrian at once, plainly concatenated."""
 
 from .table2_metr_r50_12ep import dataloader, lr_multiplier, model, optimizer, train
 

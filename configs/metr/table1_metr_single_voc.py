@@ -1,4 +1,4 @@
-"""METR on VOC 07+12 alone: 20 categories, 5 queries each."""
+"""Table 1: METR on VOC 07+12 alone: 20 categories, 5 queries each."""
 
 from .table2_metr_r50_12ep import dataloader, lr_multiplier, model, optimizer, train
 

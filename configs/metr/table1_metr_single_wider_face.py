@@ -1,4 +1,4 @@
-"""METR on WIDER FACE alone: one category has all 100 queries."""
+"""Table 1: METR on WIDER FACE alone: one category has all 100 queries."""
 
 from .table2_metr_r50_12ep import dataloader, lr_multiplier, model, optimizer, train
 

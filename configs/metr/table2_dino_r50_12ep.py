@@ -1,4 +1,4 @@
-"""DINO-4scale with 100 queries, 12 epochs, batch 8."""
+"""Table 2: DINO-4scale with 100 queries, 12 epochs, batch 8."""
 
 from ..common.detr_training import dataloader, lr_multiplier, optimizer, train
 from ..common.models.dino import model

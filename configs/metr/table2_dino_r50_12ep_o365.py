@@ -1,4 +1,4 @@
-"""DINO with 100 queries fine-tuned from its Objects365 weights."""
+"""Table 2: DINO with 100 queries fine-tuned from its Objects365 weights."""
 
 from polydet.data import label_space_of
 

@@ -1,4 +1,4 @@
-"""DINO-4scale with 100 queries, 50 epochs."""
+"""Table 2: DINO-4scale with 100 queries, 50 epochs."""
 
 from .table2_dino_r50_12ep import dataloader, lr_multiplier, model, optimizer, train
 

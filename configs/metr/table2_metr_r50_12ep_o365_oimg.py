@@ -1,4 +1,4 @@
-"""METR fine-tuned from O365 + OpenImages with learning-rate strategy S3 (the layer decay of table 5)."""
+"""Table 2: METR fine-tuned from O365 + OpenImages with learning-rate strategy S3 (the layer decay of table 5)."""
 
 from metr.transfer import LR_STRATEGIES
 

@@ -1,4 +1,4 @@
-"""METR, 50 epochs."""
+"""Table 2: METR, 50 epochs."""
 
 from .table2_metr_r50_12ep import dataloader, lr_multiplier, model, optimizer, train
 

@@ -1,4 +1,4 @@
-"""DAB-Deformable-DETR that starts from METR's backbone, encoder and decoder."""
+"""Table 3: DAB-Deformable-DETR that starts from METR's backbone, encoder and decoder."""
 
 from .pretrain_metr_r50_o365_oimg_4ep import train as pretrained
 from .table3_dab_deformable_detr_r50_50ep import dataloader, lr_multiplier, model, optimizer, train

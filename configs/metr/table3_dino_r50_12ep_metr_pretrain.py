@@ -1,4 +1,4 @@
-"""DINO with 100 queries that starts from METR's backbone, encoder and decoder."""
+"""Table 3: DINO with 100 queries that starts from METR's backbone, encoder and decoder."""
 
 from .pretrain_metr_r50_o365_oimg_4ep import train as pretrained
 from .table2_dino_r50_12ep import dataloader, lr_multiplier, model, optimizer, train

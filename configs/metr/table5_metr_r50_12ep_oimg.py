@@ -1,4 +1,4 @@
-"""METR fine-tuned from its OpenImages weights: rows of words that COCO shares are kept, others start from CLIP."""
+"""Table 5: METR fine-tuned from its OpenImages weights; words that COCO shares keep their rows."""
 
 from polydet.data import label_space_of
 

@@ -1,4 +1,4 @@
-"""METR with 30 categories sharing the 100 queries."""
+"""Table 6: METR with 30 categories sharing the 100 queries."""
 
 from .table2_metr_r50_12ep import dataloader, lr_multiplier, model, optimizer, train
 
