@@ -45,7 +45,7 @@ def make_embeddings(n=40, dim=32, duplicates=2, seed=0):
     return F.normalize(rows, dim=-1)
 
 
-def build_model(classes=CLASSES, encoder=None, channels=64, fc=32, **kwargs):
+def build_model(classes=CLASSES, encoder=None, channels=64, fc=32, norm="train", **kwargs):
     encoder = encoder or HashEncoder()
     space = LabelSpace(classes)
     loss = {key: kwargs.pop(key) for key in list(kwargs) if key in signature(LabelLoss.__init__).parameters}
@@ -54,7 +54,7 @@ def build_model(classes=CLASSES, encoder=None, channels=64, fc=32, **kwargs):
     proposals = {key: kwargs.pop(key) for key in ("post_nms_topk", "more_positives") if key in kwargs}
     torch.manual_seed(0)
     return ScaleDet(
-        backbone=fpn_p3_p7(TimmBackbone("resnet10t", weights=None, norm="train"), channels),
+        backbone=fpn_p3_p7(TimmBackbone("resnet10t", weights=None, norm=norm), channels),
         proposal_generator=CenterNetProposals(CenterNetHead(channels, 5, 1), **proposals),
         roi_heads=TextCascadeROIHeads(
             **{
