@@ -41,6 +41,12 @@ class Strings(Sequence[bytes]):
     def __getitem__(self, index: Any) -> Any:
         return self.data[self.offsets[index] : self.offsets[index + 1]].tobytes()
 
+    @classmethod
+    def join(cls, parts: Sequence[Strings]) -> Strings:
+        """Concatenation."""
+        lengths = [np.diff(part.offsets) for part in parts]
+        return cls(np.concatenate([part.data for part in parts]), _offsets(np.concatenate(lengths)))
+
     def take(self, rows: np.ndarray) -> Strings:
         """The strings of the given rows, in that order."""
         data, offsets = _take(self.data, self.offsets, rows)
@@ -66,6 +72,12 @@ class Ragged:
 
     def __getitem__(self, index: int) -> np.ndarray:
         return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+    @classmethod
+    def join(cls, parts: Sequence[Ragged]) -> Ragged:
+        """Concatenation."""
+        lengths = [np.diff(part.offsets) for part in parts]
+        return cls(np.concatenate([part.values for part in parts]), _offsets(np.concatenate(lengths)))
 
     def take(self, rows: np.ndarray) -> Ragged:
         """The lists of the given rows, in that order."""

@@ -66,6 +66,7 @@ def build_train_loader(
     union = Union(datasets, merge, filter_empty)
     sampler = UniformSampler() if sampler is None else sampler
     sampler.bind(union)
+    union.release()
     return TrainLoader(
         union, mapper, sampler, total_batch_size, seed, start_iter, num_workers, aspect_ratio_grouping, max_skipped
     )

@@ -27,10 +27,16 @@ _CHUNK = 1 << 20  # boxes sorted at a time: the keys stay in cache and below 2^3
 class ImageLabels(Protocol):
     """What a sampler sees of a union of datasets."""
 
-    offsets: np.ndarray  # int64 [n + 1]; the labels of image i are labels[offsets[i]:offsets[i + 1]]
-    labels: np.ndarray  # int [m], joint label ids
     num_labels: int
     owner: np.ndarray  # int [n], index of the dataset of every image
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """int64 [n + 1]; the labels of image i are `labels[offsets[i]:offsets[i + 1]]`."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Joint label ids, int [m]."""
 
     def __len__(self) -> int: ...
 

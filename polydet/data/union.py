@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -51,7 +52,21 @@ class Union:
         self._starts = np.cumsum([0] + [len(rows) for rows in self._rows])
         self.num_labels = len(self.label_space)
         self.owner = np.repeat(np.arange(len(self.tables)), np.diff(self._starts))
-        self.offsets, self.labels = self._joint_labels()
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """int64 [n + 1]; the labels of image i are `labels[offsets[i]:offsets[i + 1]]`."""
+        return self._joint_labels()[0]
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """Joint label of every annotation, int32 [m]."""
+        return self._joint_labels()[1]
+
+    def release(self) -> None:
+        """Forget the columns that only samplers look at (made again when asked for)."""
+        self.__dict__.pop("offsets", None)
+        self.__dict__.pop("labels", None)
 
     def _joint_labels(self) -> tuple[np.ndarray, np.ndarray]:
         parts, counts = [], []
@@ -59,7 +74,9 @@ class Union:
             kept = table if len(rows) == len(table) else table.select_labels(rows)
             parts.append(mapping.astype(np.int32)[kept.labels])
             counts.append(np.diff(kept.offsets))
-        return np.concatenate([[0], np.cumsum(np.concatenate(counts))]), np.concatenate(parts)
+        offsets = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
+        self.offsets, self.labels = offsets, np.concatenate(parts)
+        return self.offsets, self.labels
 
     def __len__(self) -> int:
         return int(self._starts[-1])

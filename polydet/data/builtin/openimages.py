@@ -81,7 +81,7 @@ register_card(
         format="openimages_json",
         classes=_OID_NAMES,
         category_ids=tuple(range(1, 501)),
-        spelling={"Bench": "Bench", "Mouse": "Mouse"},
+        options={"trust_ids": True},  # that json gives two classes the name Bench and two the name Mouse
         files={},
         about="OpenImages challenge 2019 as UniDet and Detic convert it to json (their card name)",
         url="https://github.com/xingyizhou/UniDet/blob/master/docs/DATASETS.md",

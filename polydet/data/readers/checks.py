@@ -40,7 +40,8 @@ def match_classes(
     """Contiguous id of every category of a file.
 
     With `card.classes` the file's categories must be among them: by id where the card gives ids (the name must then
-    agree, up to case and punctuation), else by name. Without, they are taken in the order of the file's ids.
+    agree, up to case and punctuation, unless `card.options["trust_ids"]`), else by name. Without, they are taken in
+    the order of the file's ids.
 
     Args:
         names: category id -> name as the file has them.
@@ -60,7 +61,8 @@ def match_classes(
     mapping: dict[Any, int] = {}
     for id_, name in fixed.items():
         k = by_name.get(_plain(name)) if by_id is None else by_id.get(id_)
-        if k is None or (by_id is not None and _plain(card.classes[k]) != _plain(name)):
+        trusted = by_id is None or card.options.get("trust_ids")
+        if k is None or (not trusted and _plain(card.classes[k]) != _plain(name)):
             expected = "not a class of" if k is None else f"{card.classes[k]!r} in"
             raise DatasetError(
                 f"category id {id_!r} is {names[id_]!r} here but {expected} card {card.name!r}",

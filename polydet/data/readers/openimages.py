@@ -6,17 +6,20 @@ import csv
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from polydet.data.card import DatasetCard
 from polydet.data.columns import CROWD, GROUP_OF, AnnotationTable, Ragged, Strings
 from polydet.data.errors import DatasetError
 from polydet.data.readers.checks import usable_boxes
 from polydet.data.readers.json_file import safe_relative_path
+from polydet.data.store import current_work
 
 __all__ = ["image_sizes", "read_openimages"]
 
@@ -25,6 +28,7 @@ logger = logging.getLogger(__name__)
 _BOX = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax", "IsGroupOf")
 _LABEL = ("ImageID", "LabelName", "Confidence")
 _THREADS = 16  # reading headers waits for the disk
+_SIZES_AT_ONCE = 20_000
 
 
 def read_openimages(card: DatasetCard, path: Path, image_root: Path) -> tuple[AnnotationTable, DatasetCard]:
@@ -171,15 +175,24 @@ def _file_names(ids: Sequence[str], path: Path, image_root: Path) -> list[str]:
 
 def image_sizes(root: Path, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Heights and widths from the images' headers, int64 [n]; 0 where a file is missing or no image."""
-
-    def size(name: str) -> tuple[int, int]:
-        try:
-            with Image.open(root / name) as image:
-                turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # EXIF orientation: sides swapped
-                return image.size if turned else (image.size[1], image.size[0])
-        except Exception:  # Pillow raises almost anything on a broken file
-            return 0, 0
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        sizes = np.array(list(pool.map(size, names, chunksize=256)), np.int64).reshape(-1, 2)
+    work, parts = current_work(), []
+    for start in tqdm(range(0, len(names), _SIZES_AT_ONCE), "image sizes", disable=None):
+        part = work.part(f"sizes-{start}", partial(_some_sizes, root, names[start : start + _SIZES_AT_ONCE]))
+        parts.append(part["sizes"])
+    sizes = np.concatenate(parts or [np.zeros((0, 2), np.int64)])
     return sizes[:, 0], sizes[:, 1]
+
+
+def _some_sizes(root: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    with ThreadPoolExecutor(_THREADS) as pool:
+        sizes = list(pool.map(partial(_size, root), names))
+    return {"sizes": np.array(sizes, np.int64).reshape(-1, 2)}
+
+
+def _size(root: Path, name: str) -> tuple[int, int]:
+    try:
+        with Image.open(root / name) as image:
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # EXIF orientation: sides swapped
+            return image.size if turned else (image.size[1], image.size[0])
+    except Exception:  # Pillow raises almost anything on a broken file
+        return 0, 0

@@ -1,0 +1,169 @@
+"""Annotations of COCO-like json as columns, piece by piece."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from polydet.data.columns import CROWD, GROUP_OF, Strings
+from polydet.data.errors import DatasetError
+from polydet.data.readers.checks import check_unique, contiguous_ids, usable_boxes
+from polydet.data.readers.json_file import column
+from polydet.data.readers.json_stream import JsonSections
+from polydet.data.store import current_work
+
+__all__ = ["annotation_columns", "raw_columns"]
+
+logger = logging.getLogger(__name__)
+
+Phrase = Callable[[dict], str]
+
+
+def raw_columns(
+    sections: JsonSections, path: Path, phrase_of: Phrase | None = None, optional: bool = False
+) -> dict[str, Any]:
+    """The section `annotations` as unsorted columns: id, image_id, category_id, bbox, flags, masks and phrases.
+
+    A piece that an interrupted conversion finished is not parsed again.
+    """
+    work, position, parts = current_work(), 0, []
+    while position >= 0:
+        compute = partial(_piece, sections, position, path, phrase_of, optional)
+        parts.append(work.part(f"annotations-{position}", compute))
+        position = int(parts[-1]["next"])
+        if position >= 0:
+            logger.info("%s: %.0f %% converted", path, 100 * position / path.stat().st_size)
+    joined: dict[str, Any] = {}
+    for key in ("id", "image_id", "category_id"):
+        arrays = [part[key] for part in parts if len(part[key])] or [parts[0][key]]
+        if len({array.dtype.kind for array in arrays}) > 1:
+            raise DatasetError(f"{key!r} is a number in some annotations and text in others", file=path)
+        joined[key] = np.concatenate(arrays)
+    for key in ("bbox", "flags"):
+        joined[key] = np.concatenate([part[key] for part in parts])
+    given = {bool(part["has_id"]) for part in parts if len(part["flags"])}
+    if len(given) > 1:
+        raise DatasetError("'id' is missing in some annotations", file=path, remedy="give all of them ids, or none")
+    joined["has_id"] = given == {True}
+    for key in ("masks", "phrases"):
+        texts = [Strings(part[f"{key}.data"], part[f"{key}.offsets"]) for part in parts]
+        joined[key] = Strings.join(texts)
+    return joined
+
+
+def _piece(
+    sections: JsonSections, position: int, path: Path, phrase_of: Phrase | None, optional: bool
+) -> Mapping[str, np.ndarray]:
+    items, after = sections.piece("annotations", position, optional)
+    has_id = any("id" in item for item in items)
+    masks = [_mask_text(item.get("segmentation")) for item in items]
+    broken = [item.get("id") for item, text in zip(items, masks) if not text and item.get("segmentation")]
+    if broken:
+        logger.warning(
+            "%s: %d annotations have no valid mask (annotation id %s); their boxes are kept",
+            path,
+            len(broken),
+            broken[:3],
+        )
+    phrases = Strings(np.zeros(0, np.uint8), np.zeros(len(items) + 1, np.int64))
+    if phrase_of is not None:
+        phrases = Strings.of([phrase_of(item) for item in items])
+        if empty := int((np.diff(phrases.offsets) == 0).sum()):
+            logger.warning("%s: %d of %d boxes have no phrase", path, empty, len(phrases))
+    crowd = column(items, "iscrowd", "int", path, "annotations", default=0) != 0
+    group = np.array([bool(item.get("isgroupof")) for item in items], bool)
+    texts = {"masks": Strings.of(masks), "phrases": phrases}
+    ids = column(items, "id", "id", path, "annotations") if has_id else np.zeros(len(items), np.int64)
+    return {
+        "next": np.array(after),
+        "has_id": np.array(has_id),
+        "id": np.asarray(ids),
+        "image_id": np.asarray(column(items, "image_id", "id", path, "annotations")),
+        "category_id": np.asarray(column(items, "category_id", "id", path, "annotations")),
+        "bbox": column(items, "bbox", "box", path, "annotations"),
+        "flags": ((crowd | group) * CROWD + group * GROUP_OF).astype(np.uint8),
+        **{f"{key}.data": strings.data for key, strings in texts.items()},
+        **{f"{key}.offsets": strings.offsets for key, strings in texts.items()},
+    }
+
+
+def annotation_columns(
+    raw: dict[str, Any],
+    image_ids: Any,
+    rank: np.ndarray,
+    mapping: dict[Any, int],
+    path: Path,
+    sizes: tuple[np.ndarray, np.ndarray],
+    with_phrases: bool,
+) -> dict[str, Any]:
+    """Raw columns checked against images and categories, unusable boxes dropped, sorted by image.
+
+    Args:
+        image_ids: ids in the order of the file; `rank[i]` is the row of image i in the table.
+        sizes: heights and widths in the order of the table.
+    """
+    owners = raw["id"] if raw["has_id"] else range(len(raw["flags"]))
+    if raw["has_id"]:
+        check_unique(raw["id"], "annotation", path)
+    image = rank[_image_index(raw["image_id"], image_ids, owners, path)]
+    labels = contiguous_ids(raw["category_id"], mapping, path, owners, "annotation")
+    keep = usable_boxes(raw["bbox"], sizes[1][image], sizes[0][image], owners, path)
+    rows = np.flatnonzero(keep)
+    rows = rows[np.argsort(image[rows], kind="stable")]
+    counts = np.bincount(image[rows], minlength=len(rank))
+    return {
+        "offsets": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        "boxes": raw["bbox"][rows].astype(np.float32),
+        "labels": labels[rows],
+        "flags": raw["flags"][rows],
+        "segmentations": raw["masks"].take(rows) if len(raw["masks"].data) else None,
+        "phrases": raw["phrases"].take(rows) if with_phrases else None,
+    }
+
+
+def _image_index(values: np.ndarray, image_ids: Any, owners: Sequence, path: Path) -> np.ndarray:
+    """Position in the file's images of every annotation's image."""
+    image_ids = np.asarray(image_ids)
+    if not len(values):
+        return np.zeros(0, np.int64)
+    if not len(image_ids) or values.dtype.kind != image_ids.dtype.kind:
+        bad = np.zeros(1, np.int64)
+    else:
+        order = np.argsort(image_ids, kind="stable")
+        place = np.minimum(np.searchsorted(image_ids, values, sorter=order), len(order) - 1)
+        index = order[place]
+        bad = np.flatnonzero(image_ids[index] != values)
+    if bad.size:
+        raise DatasetError(
+            f"{bad.size} annotations belong to images that are not in 'images' (image id {values[bad[0]]})",
+            file=path,
+            where=f"annotation id {owners[bad[0]]}",
+            remedy="add the images or remove the annotations",
+        )
+    return index
+
+
+def _mask_text(value: Any) -> bytes:
+    """Polygons of three points or more, or a run-length mask, as json; empty where there is no valid one."""
+    if isinstance(value, dict):
+        valid: Any = value if isinstance(value.get("size"), list) and value.get("counts") else None
+    elif isinstance(value, list):
+        valid = [polygon for polygon in value if _is_polygon(polygon)] or None
+    else:
+        valid = None
+    return b"" if valid is None else orjson.dumps(valid)
+
+
+def _is_polygon(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) >= 6
+        and len(value) % 2 == 0
+        and all(type(x) in (int, float) and abs(x) < 1e6 for x in value)
+    )

@@ -1,0 +1,194 @@
+"""Columns on disk: annotations are converted once, then memory-mapped by every process and worker."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from polydet.data.card import DatasetCard, datasets_root
+from polydet.data.columns import AnnotationTable, Ragged, Strings
+
+__all__ = ["Work", "current_work", "fingerprint", "load_columns", "save_columns", "store_root", "stored", "working_in"]
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1  # raise when columns or readers change what they mean
+_PLAIN = ("heights", "widths", "offsets", "boxes", "labels", "flags")
+_STRINGS = ("files", "segmentations", "phrases", "extras")
+
+
+def store_root() -> Path:
+    """Where columns are kept: POLYDET_CACHE, else `.columns` in the datasets folder, else (read-only) ~/.cache."""
+    if folder := os.environ.get("POLYDET_CACHE"):
+        return Path(folder)
+    root = datasets_root()
+    if os.access(root, os.W_OK):
+        return root / ".columns"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "polydet"
+
+
+def fingerprint(card: DatasetCard, stamp: tuple) -> str:
+    """Digest of what the columns depend on: the card, its files' sizes and times, and the version of this code."""
+    fields = {key: str(value) for key, value in sorted(vars(card).items()) if key not in ("about", "url", "licence")}
+    text = json.dumps([VERSION, fields, [str(part) for part in stamp]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Work:
+    """Results of the parts of a long conversion; with a folder they outlive an interruption.
+
+    Args:
+        folder: where parts are kept; None: nowhere, every part is computed.
+    """
+
+    def __init__(self, folder: Path | None = None):
+        self.folder = folder
+
+    def part(self, key: str, compute: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """The arrays of a part, read back if an earlier run finished it."""
+        if self.folder is None:
+            return dict(compute())
+        path = self.folder / f"{key}.npz"
+        if path.exists():
+            with np.load(path, allow_pickle=False) as saved:
+                return dict(saved)
+        arrays = dict(compute())
+        whole = path.with_suffix(".tmp.npz")
+        np.savez(whole, **arrays)  # type: ignore[arg-type]
+        whole.replace(path)
+        return arrays
+
+
+_WORK: ContextVar[Work | None] = ContextVar("conversion", default=None)
+
+
+def current_work() -> Work:
+    """Where the running conversion keeps its parts (nowhere, if none is running)."""
+    return _WORK.get() or Work()
+
+
+@contextlib.contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """Keep the parts of a conversion in a folder, made if it is not there."""
+    folder.mkdir(exist_ok=True)
+    token = _WORK.set(Work(folder))
+    try:
+        yield
+    finally:
+        _WORK.reset(token)
+
+
+def stored(
+    card: DatasetCard, stamp: tuple, read: Callable[[], tuple[AnnotationTable, DatasetCard]]
+) -> tuple[AnnotationTable, DatasetCard]:
+    """The memory-mapped columns of a card, converted by `read` if they are not there or its files have changed.
+
+    One process converts, others wait. What an interrupted conversion finished is kept and used by the next.
+    """
+    root = store_root()
+    name = f"{card.name}-{fingerprint(card, stamp)}"
+    target = root / name
+    if not (target / "meta.json").exists():
+        root.mkdir(parents=True, exist_ok=True)
+        with _locked(root / f".{card.name}.lock"):
+            if not (target / "meta.json").exists():
+                logger.info("converting %s to columns in %s (once)", card.name, target)
+                _convert(target, read)
+                _remove_others(root, card.name, name)
+    return load_columns(target, card)
+
+
+def _convert(target: Path, read: Callable[[], tuple[AnnotationTable, DatasetCard]]) -> None:
+    work = target.with_name(f".{target.name}.parts")
+    with working_in(work):
+        table, card = read()
+    folder = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        save_columns(folder, table, card)
+        folder.rename(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _remove_others(root: Path, card_name: str, keep: str) -> None:
+    """Columns of the same card from files that have changed since; a process that still maps them keeps them."""
+    for path in [*root.glob(f"{card_name}-*"), *root.glob(f".{card_name}-*.parts")]:
+        digest = path.name.removeprefix(".").removesuffix(".parts").removeprefix(f"{card_name}-")
+        if len(digest) == 16 and keep not in path.name:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def save_columns(folder: Path, table: AnnotationTable, card: DatasetCard) -> None:
+    """Write a table's columns as .npy files and what else it needs as `meta.json`, last."""
+    folder.mkdir(parents=True)
+    arrays = {name: getattr(table, name) for name in _PLAIN}
+    for name in _STRINGS:
+        if (strings := getattr(table, name)) is not None:
+            arrays |= {f"{name}.data": strings.data, f"{name}.offsets": strings.offsets}
+    if isinstance(table.ids, Strings):
+        arrays |= {"ids.data": table.ids.data, "ids.offsets": table.ids.offsets}
+    else:
+        arrays["ids"] = table.ids
+    for key, lists in table.verified.items():
+        arrays |= {f"verified.{key}.values": lists.values, f"verified.{key}.offsets": lists.offsets}
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    meta = {
+        "image_root": table.image_root,
+        "columns": sorted(arrays),
+        "classes": card.classes,
+        "category_ids": card.category_ids,
+    }
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def load_columns(folder: Path, card: DatasetCard) -> tuple[AnnotationTable, DatasetCard]:
+    """A table whose columns are memory-mapped, and the card with classes filled in."""
+    meta = json.loads((folder / "meta.json").read_text())
+
+    def column(name: str) -> np.ndarray:
+        path = folder / f"{name}.npy"
+        try:
+            array = np.load(path, mmap_mode="r")
+        except ValueError:  # an empty column cannot be mapped
+            array = np.load(path)
+        return np.asarray(array)  # a plain view of the mapped memory: memmap's own indexing is slow
+
+    def strings(name: str) -> Strings | None:
+        if f"{name}.data" not in meta["columns"]:
+            return None
+        return Strings(column(f"{name}.data"), column(f"{name}.offsets"))
+
+    verified = sorted(name.split(".")[1] for name in meta["columns"] if name.endswith(".values"))
+    columns: dict[str, Any] = {name: column(name) for name in _PLAIN} | {name: strings(name) for name in _STRINGS}
+    ids = strings("ids")
+    table = AnnotationTable(
+        name=card.name,
+        image_root=meta["image_root"],
+        ids=column("ids") if ids is None else ids,
+        verified={key: Ragged(column(f"verified.{key}.values"), column(f"verified.{key}.offsets")) for key in verified},
+        **columns,
+    )
+    ids_of_classes = None if meta["category_ids"] is None else tuple(meta["category_ids"])
+    return table, replace(card, classes=tuple(meta["classes"]), category_ids=ids_of_classes)
