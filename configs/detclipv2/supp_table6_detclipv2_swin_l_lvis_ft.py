@@ -1,0 +1,7 @@
+"""Appendix table 6, fine-tuned L."""
+
+from .supp_table5_detclipv2_swin_l_o365_goldg_cc15m import model
+from .supp_table6_detclipv2_swin_t_lvis_ft import dataloader, lr_multiplier, optimizer, train
+
+train.init_checkpoint = "./output/detclipv2/swin_l_o365_goldg_cc15m/model_final.pth"
+train.output_dir = "./output/detclipv2/swin_l_lvis_ft"
