@@ -111,6 +111,17 @@ class DetectorAdapter(nn.Module, ABC):
             with_losses: also compute the detector's own losses.
         """
 
+    def ranked_boxes(self, views: list[dict[str, Any]], limit: int) -> list[Tensor]:
+        """The ``limit`` boxes of each image that the detector itself ranks highest without a classifier (figure 5).
+
+        Returns:
+            one ``[k, 4]`` per image, xyxy pixels of the view.
+
+        Raises:
+            TypeError: a detector whose classifier is all that ranks its boxes.
+        """
+        raise TypeError(f"{type(self.detector).__name__} does not rank boxes without a classifier")
+
     def targets(self, views: list[dict[str, Any]]) -> list[Instances]:
         """The views' instances on the detector's device."""
         return [view["instances"].to(self.detector.device) for view in views]

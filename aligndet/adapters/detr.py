@@ -11,7 +11,7 @@ from torch import Tensor
 from aligndet.adapters.base import BoxSamples, DetectorAdapter, ViewOutput, projector
 from aligndet.contrastive import BACKGROUND
 from polydet.detr import DETR, Assignment, Predictions
-from polydet.layers import mean_over_processes
+from polydet.layers import cxcywh_to_xyxy, mean_over_processes
 
 
 class DETRAdapter(DetectorAdapter):
@@ -59,6 +59,20 @@ class DETRAdapter(DetectorAdapter):
             for branch in (replace(matched, assignment=assignment, normalizer=count), *others):
                 losses.update(detector.criterion(branch))
         return ViewOutput([samples], losses)
+
+    @torch.no_grad()
+    def ranked_boxes(self, views: list[dict[str, Any]], limit: int) -> list[Tensor]:
+        """Queries that are least background."""
+        detector = self.detector
+        memory = detector.encode(detector.preprocess(views))
+        predictions = detector.decode(detector.build_queries(memory, None), memory, last_only=True)
+        boxes = []
+        for view, logits, normalised in zip(views, predictions.logits[-1], predictions.boxes[-1]):
+            height, width = view["image"].shape[-2:]
+            foreground = logits[:, : detector.num_classes].logsumexp(1) - logits.logsumexp(1)
+            best = foreground.topk(min(limit, len(foreground))).indices
+            boxes.append(cxcywh_to_xyxy(normalised[best]) * normalised.new_tensor([width, height, width, height]))
+        return boxes
 
     def embed(self, predictions: Predictions, assignment: Assignment, views: list[dict[str, Any]]) -> BoxSamples:
         """Embeddings of all queries of all layers, ``[L * B * Q, D]``, and the proposal of each."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from detectron2.modeling.meta_arch.fcos import FCOS
+from detectron2.structures import Boxes
 from torch import Tensor, nn
 
 from aligndet.adapters.dense import DenseAdapter, conv_projector
@@ -38,6 +41,20 @@ class FCOSAdapter(DenseAdapter):
     def embed(self, cells: Tensor, anchor: Tensor) -> Tensor:
         """1x1 conv, as a linear layer of the sampled points."""
         return self.projector[2](cells)
+
+    @torch.no_grad()
+    def ranked_boxes(self, views: list[dict[str, Any]], limit: int) -> list[Tensor]:
+        """Boxes of the points of highest centerness."""
+        detector = self.detector
+        images = detector.preprocess_image(views)
+        pyramid = detector.backbone(images.tensor)
+        features = [pyramid[f] for f in detector.head_in_features]
+        towers = [detector.head.bbox_subnet(f) for f in features]
+        deltas = torch.cat(self.flat([detector.head.bbox_pred(t) for t in towers], 4), dim=1)
+        scores = torch.cat(self.flat([detector.head.ctrness(t) for t in towers], 1), dim=1)[..., 0]
+        anchors = Boxes.cat(detector.anchor_generator(features)).tensor
+        best = scores.topk(min(limit, scores.shape[1]), dim=1).indices
+        return [detector.box2box_transform.apply_deltas(d[i], anchors[i]) for d, i in zip(deltas, best)]
 
     def own_losses(self, features: list[Tensor], anchors: list, labels: list[Tensor], boxes: list) -> dict[str, Tensor]:
         """Box and centerness losses."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
 from detectron2.structures import ImageList, Instances
-from torch import Tensor
+from torch import Tensor, nn
 
 from aligndet.adapters.base import (
     BoxSamples,
@@ -89,6 +89,18 @@ class RCNNAdapter(DetectorAdapter):
             return ViewOutput([samples])
         predictor = heads.box_predictor
         return ViewOutput([samples], {**losses, "loss_box_reg": self.box_loss(predictor, predictor(hidden), proposals)})
+
+    @torch.no_grad()
+    def ranked_boxes(self, views: list[dict[str, Any]], limit: int) -> list[Tensor]:
+        """Proposals by objectness, regressed by the box head."""
+        heads, images = self.detector.roi_heads, self.detector.preprocess_image(views)
+        features = self.detector.backbone(images.tensor)
+        proposals = [p[:limit] for p in self.detector.proposal_generator(images, features, None)[0]]
+        if isinstance(heads.box_predictor, nn.ModuleList):
+            return [p.proposal_boxes.tensor for p in proposals]
+        maps = [features[f] for f in heads.box_in_features]
+        hidden = heads.box_head(heads.box_pooler(maps, [p.proposal_boxes for p in proposals]))
+        return list(heads.box_predictor.predict_boxes(heads.box_predictor(hidden), proposals))
 
     def positives(self, proposals: list[Instances]) -> list[Instances]:
         """Without the unassigned ones, where that is asked for."""

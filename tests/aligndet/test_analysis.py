@@ -1,0 +1,40 @@
+import numpy as np
+import pytest
+import torch
+from conftest import build, two_view_batch
+
+from aligndet.analysis import box_embeddings, draw_centres, draw_tsne, separation
+from aligndet.pretrainer import AlignDet
+
+
+def views():
+    found = AlignDet.two_views(two_view_batch())[0]
+    for view in found:
+        view["instances"].gt_ids = torch.arange(6)
+        view["instances"].gt_classes = torch.arange(6) % 3
+    return found
+
+
+def test_embeddings_and_pictures(kind, tmp_path):
+    adapter = build(kind)
+    embeddings, classes = box_embeddings(adapter, views())
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+    assert len(embeddings) == len(classes) and set(classes) == {0, 1, 2}
+    scores = draw_tsne({"a": (embeddings, classes)}, ["x", "y", "z"], tmp_path / "tsne.png")
+    assert -1 <= scores["a"] <= 1 and (tmp_path / "tsne.png").stat().st_size > 5000
+    if kind == "retinanet":
+        with pytest.raises(TypeError, match="does not rank boxes"):
+            draw_centres({"a": adapter}, views(), tmp_path / "centres.png")
+        return
+    inside = draw_centres({"a": adapter}, views()[:1], tmp_path / "centres.png", limit=20)
+    assert 0 <= inside["a"] <= 1 and (tmp_path / "centres.png").stat().st_size > 5000
+    boxes = adapter.ranked_boxes(views(), 20)
+    assert len(boxes) == 2 and all(b.shape == (20, 4) for b in boxes)
+
+
+def test_separation_orders_what_is_separated():
+    rng = np.random.default_rng(0)
+    classes = np.repeat([0, 1, 2], 30)
+    mixed = rng.normal(size=(90, 8))
+    apart = np.eye(8)[classes] + 0.05 * mixed
+    assert separation(apart, classes) > 0.8 > 0.2 > separation(mixed, classes)

@@ -1,0 +1,63 @@
+"""Before and after box-domain pre-training: t-SNE of annotated boxes and centres of predicted boxes.
+
+python tools/visualize_alignment.py --config-file configs/aligndet/pretrain_faster_rcnn_r50_1x.py \
+    --weights output/aligndet/pretrain_faster_rcnn_r50_1x/model_final.pth \
+    --dataset coco_2017_val --classes person car chair --per-class 5000 --output pictures
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from detectron2.config import instantiate
+from omegaconf import open_dict
+
+from aligndet.analysis import annotated_views, box_embeddings, draw_centres, draw_tsne
+from polydet.engine import load_config
+from polydet.engine.checkpoint import load_weights, read_checkpoint
+from polydet.engine.distributed import resolve_device
+
+
+def build(cfg, weights=None):
+    """The online detector of a pre-training config, fresh or from a checkpoint."""
+    torch.manual_seed(int(cfg.train.seed))
+    model = instantiate(cfg.model).to(resolve_device(cfg.train.device))
+    if weights is not None:
+        load_weights(model, read_checkpoint(weights)["model"], min_coverage=0.9)
+    return model.online
+
+
+def main() -> None:
+    """Draw both pictures and write their numbers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", type=Path, required=True, help="config of the pre-training")
+    parser.add_argument("--stage", help="its name, where the config has stages")
+    parser.add_argument("--weights", type=Path, required=True, help="checkpoint of the pre-training")
+    parser.add_argument("--dataset", required=True, help="annotated card to look at")
+    parser.add_argument("--classes", nargs="+", required=True)
+    parser.add_argument("--per-class", type=int, default=5000)
+    parser.add_argument("--images", type=int, default=4, help="images of the second picture")
+    parser.add_argument("--boxes", type=int, default=100, help="boxes per image of the second picture")
+    parser.add_argument("--short", type=int, default=800)
+    parser.add_argument("--max-size", type=int, default=1333)
+    parser.add_argument("--output", type=Path, required=True, help="folder")
+    args = parser.parse_args()
+    cfg = load_config(args.config_file)
+    if args.stage:
+        cfg = cfg.stages[args.stage]
+        with open_dict(cfg):
+            cfg.train.output_dir = str(args.weights.parent)
+    arms = {"before": build(cfg), "after": build(cfg, args.weights)}
+    views = list(annotated_views(args.dataset, args.classes, args.per_class, args.short, args.max_size))
+    args.output.mkdir(parents=True, exist_ok=True)
+    embedded = {title: box_embeddings(adapter, views) for title, adapter in arms.items()}
+    numbers = {"silhouette": draw_tsne(embedded, args.classes, args.output / "tsne.png")}
+    shown = views[: args.images]
+    numbers["centres_in_objects"] = draw_centres(arms, shown, args.output / "centres.png", args.boxes)
+    (args.output / "numbers.json").write_text(json.dumps(numbers, indent=1))
+    print(json.dumps(numbers))
+
+
+if __name__ == "__main__":
+    main()
