@@ -17,6 +17,7 @@ from polydet.backbones import TimmBackbone
 from polydet.data import label_space_of
 from polydet.engine.checkpoint import load_weights, read_checkpoint
 from polydet.engine.config import ConfigError, load_config
+from polydet.text import OpenClipTextTower
 
 
 def config_root() -> Path:
@@ -133,10 +134,11 @@ def _build(cfg: DictConfig, weights_follow: bool, vocabulary: Sequence[str] | No
 
 
 def skip_backbone_weights(node: Any) -> None:
-    """Do not look for the backbone's published weights where a whole checkpoint is loaded afterwards."""
+    """Do not look for published weights of parts where a whole checkpoint is loaded afterwards."""
     if isinstance(node, DictConfig):
-        if "_target_" in node and node._target_ in (TimmBackbone, f"{TimmBackbone.__module__}.TimmBackbone"):
-            node.weights = None
+        for owner, key in ((TimmBackbone, "weights"), (OpenClipTextTower, "pretrained")):
+            if node.get("_target_") in (owner, f"{owner.__module__}.{owner.__name__}"):
+                node[key] = None
         children: Any = node.values()
     elif isinstance(node, ListConfig):
         children = node

@@ -20,7 +20,7 @@ from detclipv2.predictor import WordPredictor
 from polydet.data import DatasetCard, DatasetError, card, register_card
 from polydet.data.shapeworld import generate
 from polydet.engine import ConfigError, load_config, save_config
-from polydet.model_zoo.zoo import config_path
+from polydet.model_zoo.zoo import config_path, skip_backbone_weights
 
 
 def tool(name):
@@ -193,6 +193,12 @@ def test_word_region_pictures(tmp_path):
     assert drawn == []
     save_pictures([("a cat on a mat", picture)] * 5, tmp_path / "out" / "words.png", columns=3)
     assert Image.open(tmp_path / "out" / "words.png").size[0] > 500
+
+
+def test_a_whole_checkpoint_needs_no_published_weights_of_parts():
+    cfg = load_config(config_path("detclipv2_swint"))
+    skip_backbone_weights(cfg.model)
+    assert cfg.model.text_tower.pretrained is None and cfg.model.backbone.bottom_up.weights is None
 
 
 def test_letters_are_unit_rows():
