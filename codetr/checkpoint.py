@@ -1,0 +1,166 @@
+"""Released Co-DETR checkpoints (mmdetection's naming) as state dicts of this package.
+
+`train.init.key_map = "codetr.checkpoint:from_mmdet"`. The model must list its heads in the released order,
+Faster or Mask R-CNN first, then ATSS.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+StateDict = dict[str, Tensor]
+
+_HEADS = "collaborators.heads."
+_RULES: tuple[tuple[str, str], ...] = (
+    (r"^backbone\.(?=conv1|bn1|layer\d)", "backbone.bottom_up.body."),
+    # Swin: timm puts the merging of patches before the stage that reads it
+    (r"^backbone\.patch_embed\.", "backbone.bottom_up.body.patch_embed."),
+    (r"^backbone\.layers\.(\d+)\.blocks\.", r"backbone.bottom_up.body.layers_\1.blocks."),
+    (r"^neck\.convs\.(\d+)\.conv\.", r"backbone.lateral.\1.0."),
+    (r"^neck\.convs\.(\d+)\.(?:gn|norm)\.", r"backbone.lateral.\1.1."),
+    (r"^neck\.extra_convs\.(\d+)\.conv\.", r"backbone.extra.\1.0."),
+    (r"^neck\.extra_convs\.(\d+)\.(?:gn|norm)\.", r"backbone.extra.\1.1."),
+    (r"^query_head\.transformer\.(?=encoder|decoder)", ""),
+    (r"^((?:en|de)coder\.layers\.\d+)\.attentions\.0\.(?:attn\.)?", r"\1.self_attn."),
+    (r"^((?:en|de)coder\.layers\.\d+)\.attentions\.1\.", r"\1.cross_attn."),
+    (r"^((?:en|de)coder\.layers\.\d+)\.ffns\.0\.layers\.0\.0\.", r"\1.ffn.linear1."),
+    (r"^((?:en|de)coder\.layers\.\d+)\.ffns\.0\.layers\.1\.", r"\1.ffn.linear2."),
+    (r"^((?:en|de)coder\.layers\.\d+)\.norms\.0\.", r"\1.norm1."),
+    (r"^((?:en|de)coder\.layers\.\d+)\.norms\.1\.", r"\1.norm2."),
+    (r"^((?:en|de)coder\.layers\.\d+)\.norms\.2\.", r"\1.norm3."),
+    (r"^decoder\.ref_point_head\.0\.", "decoder.query_position.position_head.layers.0."),
+    (r"^decoder\.ref_point_head\.2\.", "decoder.query_position.position_head.layers.1."),
+    (r"^query_head\.transformer\.level_embeds$", "level_embed"),
+    (r"^query_head\.transformer\.enc_output\.", "queries.token_proj."),
+    (r"^query_head\.transformer\.enc_output_norm\.", "queries.token_norm."),
+    (r"^query_head\.transformer\.pos_trans\.", "queries.position_proj."),
+    (r"^query_head\.transformer\.pos_trans_norm\.", "queries.position_norm."),
+    (r"^query_head\.transformer\.reference_points\.", "queries.reference."),
+    (r"^query_head\.(?:transformer\.query_embed|query_embedding)\.weight$", "queries.content.weight"),
+    (r"^query_head\.label_embedding\.", "denoising.label_embedding."),
+    (r"^query_head\.downsample\.", "collaborators.adapter.down.0."),
+    (r"^query_head\.transformer\.aux_pos_trans\.", "collaborators.queries.box_proj."),
+    (r"^query_head\.transformer\.aux_pos_trans_norm\.", "collaborators.queries.box_norm."),
+    (r"^query_head\.transformer\.pos_feats_trans\.", "collaborators.queries.feature_proj."),
+    (r"^query_head\.transformer\.pos_feats_norm\.", "collaborators.queries.feature_norm."),
+    (r"^query_head\.transformer\.head_pos_embed\.", "collaborators.queries.head_embedding."),
+    (r"^query_head\.cls_branches\.(\d+)\.", r"class_heads.\1."),
+    (r"^query_head\.reg_branches\.(\d+)\.0\.", r"box_heads.\1.layers.0."),
+    (r"^query_head\.reg_branches\.(\d+)\.2\.", r"box_heads.\1.layers.1."),
+    (r"^query_head\.reg_branches\.(\d+)\.4\.", r"box_heads.\1.layers.2."),
+    (r"^rpn_head\.rpn_conv\.", _HEADS + "0.rpn.rpn_head.conv."),
+    (r"^rpn_head\.rpn_cls\.", _HEADS + "0.rpn.rpn_head.objectness_logits."),
+    (r"^rpn_head\.rpn_reg\.", _HEADS + "0.rpn.rpn_head.anchor_deltas."),
+    (r"^roi_head\.0\.bbox_head\.fc_cls\.", _HEADS + "0.roi_heads.box_predictor.cls_score."),
+    (r"^roi_head\.0\.bbox_head\.fc_reg\.", _HEADS + "0.roi_heads.box_predictor.bbox_pred."),
+    (r"^roi_head\.0\.mask_head\.upsample\.", _HEADS + "0.roi_heads.mask_head.deconv."),
+    (r"^roi_head\.0\.mask_head\.conv_logits\.", _HEADS + "0.roi_heads.mask_head.predictor."),
+    (r"^bbox_head\.0\.cls_convs\.(\d+)\.conv\.", _HEADS + r"1.head.class_tower.\1."),
+    (r"^bbox_head\.0\.reg_convs\.(\d+)\.conv\.", _HEADS + r"1.head.box_tower.\1."),
+    (r"^bbox_head\.0\.cls_convs\.(\d+)\.gn\.", _HEADS + r"1.head.class_tower.\1.norm."),
+    (r"^bbox_head\.0\.reg_convs\.(\d+)\.gn\.", _HEADS + r"1.head.box_tower.\1.norm."),
+    (r"^bbox_head\.0\.atss_cls\.", _HEADS + "1.head.class_predictor."),
+    (r"^bbox_head\.0\.atss_reg\.", _HEADS + "1.head.box_predictor."),
+    (r"^bbox_head\.0\.atss_centerness\.", _HEADS + "1.head.quality_predictor."),
+)
+_COUNTED = (  # names whose number starts at 1 here and at 0 there
+    (r"^roi_head\.0\.bbox_head\.shared_fcs\.(\d+)\.", _HEADS + "0.roi_heads.box_head.fc{}."),
+    (r"^roi_head\.0\.bbox_head\.shared_convs\.(\d+)\.conv\.", _HEADS + "0.roi_heads.box_head.conv{}."),
+    (r"^roi_head\.0\.bbox_head\.shared_convs\.(\d+)\.gn\.", _HEADS + "0.roi_heads.box_head.conv{}.norm."),
+    (r"^roi_head\.0\.mask_head\.convs\.(\d+)\.conv\.", _HEADS + "0.roi_heads.mask_head.mask_fcn{}."),
+    (r"^backbone\.layers\.(\d+)\.downsample\.", "backbone.bottom_up.body.layers_{}.downsample."),
+)
+_DERIVED = re.compile(r"(relative_position_index|attn_mask|num_batches_tracked)$")  # made by the modules themselves
+
+
+def from_mmdet(state_dict: Mapping[str, Tensor]) -> StateDict:
+    """Rename a released Co-DETR checkpoint to `CoDETR`'s modules.
+
+    Anchors of the RPN are reordered: there a location's nine anchors run over ratios first, here over sizes.
+    Copies that the training kept for an exponential average (`ema_...`) are left out. Keys that no rule knows keep
+    their name, so that the load ledger lists them.
+
+    Raises:
+        ValueError: not such a checkpoint.
+    """
+    if not any(key.startswith("query_head.") for key in state_dict):
+        raise ValueError(
+            "not a Co-DETR checkpoint of mmdetection's naming: no key starts with 'query_head.', the first are "
+            f"{sorted(state_dict)[:3]}"
+        )
+    renamed = {
+        _rename(key): value
+        for key, value in state_dict.items()
+        if not key.startswith("ema_") and not _DERIVED.search(key)
+    }
+    _stack_level_scales(renamed)
+    _place_swin_norms(renamed)
+    _reorder_rpn(renamed)
+    _place_encoder_heads(renamed)
+    _split_learned_queries(renamed)
+    for key in [k for k in renamed if re.match(r"backbone\.(lateral|extra)\.\d+\.0\.weight$", k)]:
+        bias = key.removesuffix("weight") + "bias"  # there, convolutions before a norm have none
+        renamed.setdefault(bias, torch.zeros(renamed[key].shape[0], dtype=renamed[key].dtype))
+    return renamed
+
+
+def _rename(key: str) -> str:
+    for pattern, name in _COUNTED:
+        match = re.match(pattern, key)
+        if match:
+            return name.format(int(match[1]) + 1) + key[match.end() :]
+    for pattern, replacement in _RULES:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def _stack_level_scales(state: StateDict) -> None:
+    scales = sorted((int(m[1]), k) for k in state if (m := re.match(r"bbox_head\.0\.scales\.(\d+)\.scale$", k)))
+    if scales:
+        state[_HEADS + "1.head.level_scale"] = torch.stack([state.pop(key).reshape(()) for _, key in scales])
+
+
+def _place_swin_norms(state: StateDict) -> None:
+    norms = sorted({int(m[1]) for k in state if (m := re.match(r"backbone\.norm(\d)\.", k))})
+    for index, number in enumerate(norms):
+        for kind in ("weight", "bias"):
+            value = state.pop(f"backbone.norm{number}.{kind}")
+            state[f"backbone.bottom_up.out_norms.{index}.{kind}"] = value
+
+
+def _reorder_rpn(state: StateDict, ratios: int = 3, sizes: int = 3) -> None:
+    for name, per_anchor in (("objectness_logits", 1), ("anchor_deltas", 4)):
+        for kind in ("weight", "bias"):
+            key = f"{_HEADS}0.rpn.rpn_head.{name}.{kind}"
+            if key in state:
+                value = state[key]
+                grid = value.reshape(ratios, sizes, per_anchor, *value.shape[1:])
+                state[key] = grid.transpose(0, 1).reshape(value.shape)
+
+
+def _place_encoder_heads(state: StateDict) -> None:
+    """The head after those of the decoder's layers scores the encoder's proposals; equal heads are one."""
+    layers = 1 + max(int(m[1]) for k in state if (m := re.match(r"decoder\.layers\.(\d+)\.", k)))
+    for source, target in (
+        (f"class_heads.{layers}.", "queries.class_head."),
+        (f"box_heads.{layers}.", "queries.box_head."),
+    ):
+        for key in [k for k in state if k.startswith(source)]:
+            state[target + key.removeprefix(source)] = state.pop(key)
+    for heads in ("class_heads", "box_heads"):
+        others = [k for k in state if k.startswith(f"{heads}.") and not k.startswith(f"{heads}.0.")]
+        if all(torch.equal(state[k], state[re.sub(r"\.\d+", ".0", k, count=1)]) for k in others):
+            for key in others:
+                del state[key]
+
+
+def _split_learned_queries(state: StateDict) -> None:
+    """Plain Deformable-DETR keeps position and content side by side."""
+    content = state.get("queries.content.weight")
+    width = state["decoder.layers.0.ffn.linear1.weight"].shape[1]
+    if content is not None and content.shape[1] == 2 * width:
+        state["queries.position.weight"], state["queries.content.weight"] = content.split(width, dim=1)
