@@ -1,4 +1,5 @@
 import copy
+import json
 
 import pytest
 import torch
@@ -6,8 +7,9 @@ from detectron2.structures import pairwise_iou
 from detectron2.utils.events import EventStorage
 from scaledet_parts import CLASSES, HashEncoder, build_model, make_input
 
-from polydet.text import Vocabulary
-from scaledet import VocabularyMismatch
+from polydet.data import DatasetCard, register_card
+from polydet.text import LabelSpace, Vocabulary
+from scaledet import VocabularyMismatch, joint_image_counts
 
 
 def train_step(model, inputs):
@@ -206,8 +208,6 @@ def test_mismatch_is_found_through_detectron2s_checkpointer(tmp_path):
 
 
 def test_vocabulary_must_be_the_label_space():
-    from polydet.text import LabelSpace
-
     model = build_model()
     with pytest.raises(ValueError, match="same names"):
         type(model)(
@@ -217,6 +217,32 @@ def test_vocabulary_must_be_the_label_space():
             vocabulary=model.train_vocabulary,
             label_space=LabelSpace({"zoo": ("cat",)}),
         )
+
+
+def test_pictures_of_proposals_during_training():
+    model = build_model(vis_period=1)
+    model.train()
+    with EventStorage() as storage:
+        model([make_input()])
+        assert [name for name, _, _ in storage._vis_data] == ["Left: GT bounding boxes;  Right: Predicted proposals"]
+
+
+def test_images_per_joint_label_come_from_the_cards(tmp_path, monkeypatch):
+    boxes = [(1, 1), (1, 1), (1, 2), (2, 1)]  # image, category: the first class twice in image 1
+    document = {
+        "images": [{"id": i, "file_name": f"{i}.jpg", "height": 8, "width": 8} for i in (1, 2)],
+        "annotations": [
+            {"id": k, "image_id": i, "category_id": c, "bbox": [0, 0, 4, 4], "area": 16, "iscrowd": 0}
+            for k, (i, c) in enumerate(boxes, 1)
+        ],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    register_card(DatasetCard("scaledet_counts", str(tmp_path / "a.json"), str(tmp_path)))
+    space = LabelSpace({"scaledet_counts": ("cat", "dog")})
+    assert joint_image_counts(space) == [2, 1]
+    model = build_model({"scaledet_counts": ("cat", "dog")}, federated="sampled", image_counts=[2, 1])
+    assert model.roi_heads.label_loss.weights.tolist() == pytest.approx([2**0.5, 1.0])
 
 
 def test_training_overfits_one_image():
