@@ -31,7 +31,7 @@ def list_configs() -> list[str]:
     """Names of all configs that a run can take, sorted; the parts in ``common/`` are left out."""
     root = config_root()
     names = (path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.py"))
-    return sorted(name for name in names if not name.startswith("common/"))
+    return sorted(name for name in names if "common" not in name.split("/")[:-1])
 
 
 def config_path(name: str | Path) -> Path:

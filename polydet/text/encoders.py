@@ -78,7 +78,7 @@ class OpenClipEncoder:
             RuntimeError: the weights cannot be found; the message says how to get them.
         """
         model = self._load()
-        rows = [torch.zeros(0, self.dim)]
+        rows = [torch.zeros(0, self.dim, device="cpu")]
         for start in range(0, len(texts), self.batch_size):
             tokens = self._tokenizer(list(texts[start : start + self.batch_size])).to(self.device)
             rows.append(model.encode_text(tokens).float().cpu())  # type: ignore[operator]
@@ -132,7 +132,7 @@ class MiniLMEncoder:
                 ) from error
             self._model = SentenceTransformer(str(get_model_path()), device=self.device)
         if not texts:
-            return torch.zeros(0, self.dim)
+            return torch.zeros(0, self.dim, device="cpu")
         rows = self._model.encode(list(texts), convert_to_tensor=True, show_progress_bar=False)
         return F.normalize(rows.float().cpu().clone(), dim=-1)
 

@@ -83,7 +83,7 @@ class Vocabulary:
 
     def select(self, indices: Sequence[int]) -> "Vocabulary":
         """The vocabulary of the names at ``indices``, in that order."""
-        rows = torch.as_tensor(list(indices), dtype=torch.long)
+        rows = torch.as_tensor(list(indices), dtype=torch.long, device="cpu")
         return Vocabulary(tuple(self.names[i] for i in rows), self.templates, self.encoder_id, self.embeddings[rows])
 
 
@@ -107,7 +107,7 @@ def _check_names(names: tuple[str, ...], unique: bool) -> None:
 
 def _encode(names: tuple[str, ...], encoder: TextEncoder, templates: tuple[str, ...]) -> Tensor:
     words = list(dict.fromkeys(clean_name(name) for name in names))
-    total = torch.zeros(len(words), encoder.dim)
+    total = torch.zeros(len(words), encoder.dim, device="cpu")  # whatever the default device
     for template in templates:
         total += encoder.encode([template.format(word) for word in words])
     row = {word: i for i, word in enumerate(words)}

@@ -10,7 +10,7 @@ from polydet.engine import ConfigError
 def test_names_are_configs_without_their_parts():
     names = model_zoo.list_configs()
     assert "quickstart/scaledet" in names and "scaledet_swinb" in names
-    assert not any(name.startswith("common/") for name in names)
+    assert not any("common/" in name for name in names)
     assert model_zoo.config_path("quickstart/scaledet") == model_zoo.config_path("quickstart/scaledet.py")
 
 
