@@ -11,14 +11,22 @@ from polydet.data.load import class_image_counts, get_card, label_names, load_ca
 from polydet.data.loader import build_test_loader, build_train_loader
 from polydet.data.mapper import DetectionMapper, read_image
 from polydet.data.mixed import MixedLoader, build_mixed_loader
-from polydet.data.samplers import RepeatFactorSampler, SubsetSampler, UniformSampler
+from polydet.data.samplers import (
+    ClassAwareSampler,
+    FixedRatioSampler,
+    RepeatFactorSampler,
+    SubsetSampler,
+    UniformSampler,
+)
 from polydet.data.union import Union, label_space_of
 
 __all__ = [
     "AnnotationTable",
+    "ClassAwareSampler",
     "DatasetCard",
     "DatasetError",
     "DetectionMapper",
+    "FixedRatioSampler",
     "MixedLoader",
     "RepeatFactorSampler",
     "SubsetSampler",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -79,6 +79,7 @@ class TrainLoader:
         images_per_epoch: expected number of samples in one epoch of the sampler.
         label_space: the joint labels that `gt_classes` index.
         skipped: file -> why, of images that could not be used so far.
+        images_drawn, labels_drawn: samples so far by dataset, and images with each joint label.
     """
 
     def __init__(
@@ -99,6 +100,8 @@ class TrainLoader:
         self.images_per_epoch = sampler.images_per_epoch
         self.max_skipped = max_skipped
         self.skipped: dict[str, str] = {}
+        self.images_drawn: Counter[str] = Counter()
+        self.labels_drawn = np.zeros(union.num_labels, np.int64)
         batches = _Batches(union, IndexStream(sampler, seed), total_batch_size, start_iter, aspect_ratio_grouping)
         self._loader = torchdata.DataLoader(
             _Samples(union, mapper, seed),
@@ -110,8 +113,36 @@ class TrainLoader:
         )
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        for batch in self._loader:
-            yield _count_skipped(batch, self.skipped, self.max_skipped)
+        for number, batch in enumerate(self._loader, 1):
+            batch = _count_skipped(batch, self.skipped, self.max_skipped)
+            self._count(batch)
+            if number >= 100 and str(number).strip("0") in ("1", "3"):
+                logger.info("after %d batches: %s", number, self.describe_drawn())
+            yield batch
+
+    def _count(self, batch: list[dict[str, Any]]) -> None:
+        for sample in batch:
+            self.images_drawn[sample["dataset_name"]] += 1
+            if "instances" in sample:
+                labels = np.unique(sample["instances"].gt_classes.numpy())
+                self.labels_drawn[labels] += 1
+
+    def describe_drawn(self) -> str:
+        """Realised share of each dataset and the labels that came most and least often (this process's samples)."""
+        total = max(sum(self.images_drawn.values()), 1)
+        shares = ", ".join(f"{name} {100 * n / total:.1f} %" for name, n in self.images_drawn.items())
+        order = np.argsort(-self.labels_drawn, kind="stable")
+        names = self.label_space.names
+
+        def listed(labels: np.ndarray) -> str:
+            return ", ".join(f"{names[k]} {100 * self.labels_drawn[k] / total:.2f} %" for k in labels)
+
+        seen = int((self.labels_drawn > 0).sum())
+        least = order[:seen][-3:]
+        return (
+            f"images from {shares}; {seen} of {len(names)} labels seen; in most images {listed(order[:3])}; "
+            f"in fewest {listed(least)}"
+        )
 
 
 class _Batches(torchdata.Sampler):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 
 __all__ = [
+    "ClassAwareSampler",
+    "FixedRatioSampler",
     "ImageLabels",
     "IndexStream",
     "RepeatFactorSampler",
     "Sampler",
     "SubsetSampler",
     "UniformSampler",
+    "class_aware_weights",
     "image_counts",
     "repeat_factors",
 ]
@@ -139,6 +142,103 @@ class RepeatFactorSampler:
         return indices
 
 
+class ClassAwareSampler:
+    """An image is drawn, with replacement, with probability proportional to the sum over its labels c of
+    1 / (images with c): every label comes equally often in expectation (UniDet; ScaleDet table 3).
+
+    Args:
+        epoch_size: images per epoch; None: the number of images.
+    """
+
+    def __init__(self, epoch_size: int | None = None):
+        self.epoch_size = epoch_size
+
+    def bind(self, data: ImageLabels) -> None:
+        """Compute the weight of every image."""
+        weights = class_aware_weights(data.offsets, data.labels, data.num_labels)
+        self._cumulative = _cumulative(weights, "no image has a label")
+        self._size = self.epoch_size or len(data)
+
+    @property
+    def images_per_epoch(self) -> float:
+        """As given."""
+        return float(self._size)
+
+    def epoch(self, seed: int, epoch: int) -> np.ndarray:
+        """Independent draws."""
+        return _draw(self._cumulative, _generator(seed, epoch).random(self._size))
+
+
+class FixedRatioSampler:
+    """Datasets in a fixed ratio, whatever their sizes; within a dataset images are drawn with replacement, uniformly
+    or class-aware (UniDet's setting of ScaleDet table 3: equal ratios, class-aware on Objects365 and OpenImages).
+
+    Args:
+        ratios: one weight per dataset, in the loader's order; None: equal.
+        class_aware: positions of the datasets whose images are drawn class-aware.
+        epoch_size: images per epoch; None: the number of images.
+    """
+
+    def __init__(
+        self, ratios: Sequence[float] | None = None, class_aware: Sequence[int] = (), epoch_size: int | None = None
+    ):
+        self.ratios = None if ratios is None else [float(ratio) for ratio in ratios]
+        self.class_aware = [int(which) for which in class_aware]
+        self.epoch_size = epoch_size
+
+    def bind(self, data: ImageLabels) -> None:
+        """Compute the weight of every image. Raises ValueError if ratios and datasets differ in number."""
+        datasets = int(data.owner.max()) + 1
+        ratios = np.ones(datasets) if self.ratios is None else np.array(self.ratios)
+        if len(ratios) != datasets or (ratios < 0).any() or not ratios.sum():
+            raise ValueError(f"ratios {ratios.tolist()} for {datasets} datasets: give one per dataset, none negative")
+        if unknown := [which for which in self.class_aware if not 0 <= which < datasets]:
+            raise ValueError(f"class_aware names datasets {unknown}, there are {datasets}")
+        weights = np.ones(len(data))
+        for which in self.class_aware:
+            mine = np.flatnonzero(data.owner == which)
+            first, last = int(data.offsets[mine[0]]), int(data.offsets[mine[-1] + 1])  # a dataset's images are a run
+            offsets = data.offsets[mine[0] : mine[-1] + 2] - first
+            weights[mine] = class_aware_weights(offsets, data.labels[first:last], data.num_labels)
+        totals = np.bincount(data.owner, weights, minlength=datasets)
+        if (totals[ratios > 0] == 0).any():
+            raise ValueError("a dataset drawn class-aware has no labels")
+        scale = np.divide(ratios, totals, out=np.zeros(datasets), where=totals > 0)
+        self._cumulative = _cumulative(weights * scale[data.owner], "all ratios are 0")
+        self._size = self.epoch_size or len(data)
+
+    @property
+    def images_per_epoch(self) -> float:
+        """As given."""
+        return float(self._size)
+
+    def epoch(self, seed: int, epoch: int) -> np.ndarray:
+        """Independent draws."""
+        return _draw(self._cumulative, _generator(seed, epoch).random(self._size))
+
+
+def class_aware_weights(offsets: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:
+    """Sum over the distinct labels of an image of 1 / (images with that label), float64 [n]."""
+    weights = np.zeros(len(offsets) - 1)
+    counts = image_counts(offsets, labels, num_labels)
+    for start, keys in _image_label_keys(offsets, labels, num_labels):
+        image, label = keys // np.int32(num_labels), keys % np.int32(num_labels)
+        part = np.bincount(image, 1.0 / counts[label])
+        weights[start : start + len(part)] += part
+    return weights
+
+
+def _cumulative(weights: np.ndarray, problem: str) -> np.ndarray:
+    total = np.cumsum(weights)
+    if not len(total) or total[-1] <= 0:
+        raise ValueError(problem)
+    return total / total[-1]
+
+
+def _draw(cumulative: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+    return np.minimum(np.searchsorted(cumulative, uniform, side="right"), len(cumulative) - 1)
+
+
 def image_counts(offsets: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:
     """Number of images that have each label, int64 [num_labels].
 
@@ -146,6 +246,16 @@ def image_counts(offsets: np.ndarray, labels: np.ndarray, num_labels: int) -> np
         offsets: int64 [n + 1]; labels of image i are `labels[offsets[i]:offsets[i + 1]]`.
     """
     counts = np.zeros(num_labels, np.int64)
+    for _, keys in _image_label_keys(offsets, labels, num_labels):
+        counts += np.bincount(keys % np.int32(num_labels), minlength=num_labels)
+    return counts
+
+
+def _image_label_keys(offsets: np.ndarray, labels: np.ndarray, num_labels: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Distinct (image, label) pairs in chunks: first image of the chunk, keys (image - first) * num_labels + label.
+
+    Sorting chunks that stay in cache is many times faster than sorting everything at once.
+    """
     images = len(offsets) - 1
     limit = max(1, (2**31 - 1) // max(num_labels, 1))  # images per chunk that keep the keys in int32
     start = 0
@@ -153,14 +263,13 @@ def image_counts(offsets: np.ndarray, labels: np.ndarray, num_labels: int) -> np
         stop = int(np.searchsorted(offsets, offsets[start] + _CHUNK, side="right")) - 1
         stop = min(max(stop, start + 1), start + limit, images)
         part = labels[offsets[start] : offsets[stop]]
-        image = np.repeat(np.arange(stop - start, dtype=np.int32), np.diff(offsets[start : stop + 1]))
-        keys = np.sort(image * np.int32(num_labels) + part.astype(np.int32, copy=False))
-        if len(keys):
+        if len(part):
+            image = np.repeat(np.arange(stop - start, dtype=np.int32), np.diff(offsets[start : stop + 1]))
+            keys = np.sort(image * np.int32(num_labels) + part.astype(np.int32, copy=False))
             first = np.ones(len(keys), bool)
             np.not_equal(keys[1:], keys[:-1], out=first[1:])
-            counts += np.bincount(keys[first] % np.int32(num_labels), minlength=num_labels)
+            yield start, keys[first]
         start = stop
-    return counts
 
 
 def repeat_factors(offsets: np.ndarray, labels: np.ndarray, num_labels: int, threshold: float) -> np.ndarray:

@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polydet.data import (
+    ClassAwareSampler,
     DatasetError,
     DetectionMapper,
+    FixedRatioSampler,
     RepeatFactorSampler,
     UniformSampler,
     Union,
@@ -19,7 +21,7 @@ from polydet.data import (
 )
 from polydet.data import loader as loader_module
 from polydet.data.augmentations import large_scale_jitter
-from polydet.data.samplers import IndexStream, image_counts, repeat_factors
+from polydet.data.samplers import IndexStream, class_aware_weights, image_counts, repeat_factors
 from polydet.data.shapeworld import generate
 
 
@@ -280,3 +282,60 @@ def test_stream_positions():
     assert [p for p, _ in whole] == list(range(100))
     for start in (0, 1, 10, 11, 12, 13, 57, 80):
         assert next(stream.from_position(start)) == whole[start]
+
+
+def test_class_aware_draws_labels_equally_often():
+    images = [[0]] * 90 + [[1]] * 9 + [[2], []]
+    sampler = ClassAwareSampler(epoch_size=30_000)
+    sampler.bind(Columns(images, 3))
+    drawn = sampler.epoch(0, 0)
+    shares = [np.mean([label in images[i] for i in drawn[:6000]]) for label in range(3)]
+    assert np.allclose(shares, 1 / 3, atol=0.03) and 100 not in drawn
+    weights = class_aware_weights(Columns([[0, 0, 1], [1], [2]], 3).offsets, np.array([0, 0, 1, 1, 2]), 3)
+    np.testing.assert_allclose(weights, [1 + 0.5, 0.5, 1])
+    with pytest.raises(ValueError, match="no image has a label"):
+        ClassAwareSampler().bind(Columns([[], []], 3))
+
+
+def test_fixed_ratios():
+    images = [[0]] * 500 + [[1]] * 40 + [[2]] * 10
+    owner = [0] * 500 + [1] * 50
+    sampler = FixedRatioSampler([1, 3], class_aware=[1], epoch_size=20_000)
+    sampler.bind(Columns(images, 3, owner))
+    drawn = sampler.epoch(3, 1)
+    shares = [np.mean(drawn < 500), np.mean((drawn >= 500) & (drawn < 540)), np.mean(drawn >= 540)]
+    np.testing.assert_allclose(shares, [0.25, 0.375, 0.375], atol=0.015)
+    assert sampler.images_per_epoch == 20_000 and np.array_equal(drawn, sampler.epoch(3, 1))
+    sampler = FixedRatioSampler()
+    sampler.bind(Columns(images, 3, owner))
+    assert len(sampler.epoch(0, 0)) == 550 and abs(np.mean(sampler.epoch(0, 0) < 500) - 0.5) < 0.1
+    for bad in ([1], [1, -1], [0, 0]):
+        with pytest.raises(ValueError, match="ratios"):
+            FixedRatioSampler(bad).bind(Columns(images, 3, owner))
+    with pytest.raises(ValueError, match="class_aware"):
+        FixedRatioSampler(class_aware=[2]).bind(Columns(images, 3, owner))
+
+
+@settings(max_examples=80, deadline=None)
+@given(labelled(), st.sampled_from([1, 4, 1 << 20]))
+def test_class_aware_weights(data, chunk):
+    from polydet.data import samplers
+
+    num_labels, images = data
+    columns = Columns(images, num_labels)
+    counts = [sum(label in x for x in images) for label in range(num_labels)]
+    old, samplers._CHUNK = samplers._CHUNK, chunk
+    try:
+        ours = class_aware_weights(columns.offsets, columns.labels, num_labels)
+    finally:
+        samplers._CHUNK = old
+    np.testing.assert_allclose(ours, [sum(1 / counts[label] for label in set(x)) for x in images])
+
+
+def test_realised_ratios_are_told(world):
+    loader = make(sampler=FixedRatioSampler([3, 1]))
+    take(loader, 60)
+    assert sum(loader.images_drawn.values()) == 240
+    assert abs(loader.images_drawn[NAMES[0]] / 240 - 0.75) < 0.1
+    text = loader.describe_drawn()
+    assert "shapes_coco_train 7" in text and "of 40 labels seen" in text and "in fewest" in text
