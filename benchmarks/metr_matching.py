@@ -1,6 +1,6 @@
 """Time of METR's group matching against a loop over tensor slices; gate: at most half of it.
 
-    python benchmarks/metr_matching.py [--repeat 30]
+    OMP_NUM_THREADS=1 python benchmarks/metr_matching.py --output benchmarks/results/metr_matching
 
 Shapes of METR on COCO: 7 layers (6 decoder layers and the encoder's proposals), 100 queries of 20 categories, images
 with 1 to 20 objects of 1 to 8 categories.  Prints a table and exits with 1 if the gate fails.
@@ -9,8 +9,11 @@ with 1 to 20 objects of 1 to 8 categories.  Prints a table and exits with 1 if t
 from __future__ import annotations
 
 import argparse
+import json
+import platform
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -90,6 +93,7 @@ def best_time(call: Callable[[], object], repeat: int) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=30)
+    parser.add_argument("--output", type=Path, help="write the table as md and the numbers as json there")
     args = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -105,9 +109,20 @@ def main() -> int:
         slices = best_time(lambda case=case: tensor_slices(matcher, *case), args.repeat)
         block = best_time(lambda case=case: block_diagonal(matcher, *case), args.repeat)
         worst = max(worst, ours / slices)
-        rows.append([batch, objects, f"{ours:.2f}", f"{slices:.2f}", f"{block:.2f}", f"{ours / slices:.2f}"])
-    print(tabulate(rows, headers=["images", "objects up to", "ours ms", "tensor slices ms", "one block ms", "ratio"]))
-    print(f"gate: ratio <= {GATE}: {'passed' if worst <= GATE else 'FAILED'} (worst {worst:.2f})")
+        rows.append([batch, objects, round(ours, 2), round(slices, 2), round(block, 2), round(ours / slices, 2)])
+    columns = ["images", "objects up to", "ours ms", "tensor slices ms", "one block ms", "ratio"]
+    verdict = "passed" if worst <= GATE else "FAILED"
+    text = (
+        f"{tabulate(rows, headers=columns, tablefmt='github')}\n\ngate: ratio <= {GATE}: {verdict} (worst {worst:.2f})"
+    )
+    print(text)
+    if args.output:
+        machine = f"{platform.machine()} CPU, 1 thread, torch {torch.__version__}"
+        numbers = {"machine": machine, "gate": GATE, "rows": [dict(zip(columns, row)) for row in rows]}
+        args.output.with_suffix(".json").write_text(json.dumps(numbers, indent=2) + "\n")
+        args.output.with_suffix(".md").write_text(
+            f"# METR's group matching\n\n{machine}; least of {args.repeat}\n\n{text}\n"
+        )
     return int(worst > GATE)
 
 

@@ -118,7 +118,7 @@ def report(args: argparse.Namespace) -> str:
         for dataset, by_arm in found.items()
         for arm, seeds in by_arm.items()
     ]
-    lines = [tabulate(rows, headers=["dataset", "arm", "seeds", "AP"])]
+    lines = [tabulate(rows, headers=["dataset", "arm", "seeds", "AP"], tablefmt="github")]
     answers = []
     for question, dataset, one, other in QUESTIONS:
         a, b = found[dataset].get(one, {}), found[dataset].get(other, {})
@@ -126,7 +126,7 @@ def report(args: argparse.Namespace) -> str:
         if shared:
             differences = [a[s] - b[s] for s in shared]
             answers.append([question, dataset, spread(differences), ", ".join(f"{d:+.1f}" for d in differences)])
-    lines.append(tabulate(answers, headers=["question", "dataset", "difference in AP", "by seed"]))
+    lines.append(tabulate(answers, headers=["question", "dataset", "difference in AP", "by seed"], tablefmt="github"))
     return "\n\n".join(lines)
 
 
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300, help="N")
     parser.add_argument("--tune-steps", type=int, default=150, help="M")
     parser.add_argument("--report", action="store_true", help="train nothing")
-    parser.add_argument("--output", type=Path, help="write the numbers as json and the table as txt there")
+    parser.add_argument("--output", type=Path, help="write the numbers as json and the tables as md there")
     args = parser.parse_args()
     unknown = set(args.arms or ()) - set(arms(args, 0))
     if unknown:
@@ -150,7 +150,9 @@ def main() -> None:
     if args.output:
         numbers = {"steps": args.steps, "tune_steps": args.tune_steps, "AP": collect(args.work)}
         args.output.with_suffix(".json").write_text(json.dumps(numbers, indent=2) + "\n")
-        args.output.with_suffix(".txt").write_text(text + "\n")
+        args.output.with_suffix(".md").write_text(
+            f"# METR on ShapeWorld\n\nN = {args.steps}, M = {args.tune_steps} steps of 8 images.\n\n{text}\n"
+        )
 
 
 if __name__ == "__main__":
