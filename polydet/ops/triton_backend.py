@@ -26,6 +26,10 @@ def _interpreted() -> bool:
     return not isinstance(kernels.forward_kernel.fn, triton.runtime.JITFunction)
 
 
+def _can_tune() -> bool:
+    return not _interpreted()  # there is nothing to time
+
+
 class _Problem:
     """Contiguous inputs of one call and the arguments that both kernels share."""
 
@@ -110,7 +114,7 @@ class _Problem:
         def grid(meta: dict[str, Any]) -> tuple[int, int, int]:
             return triton.cdiv(self.queries, meta["BLOCK"]), self.heads, self.batch
 
-        if not tuned or _interpreted():
+        if not (tuned and _can_tune()):
             kernel = kernel.fn
             constants = {**constants, "BLOCK": 512 // self.channels, "num_warps": 4, "num_stages": 1}
         device = torch.cuda.device(self.value.device) if self.value.is_cuda else nullcontext()

@@ -85,6 +85,27 @@ def test_deterministic_gradients_of_any_magnitude():
     assert spoilt[1].isnan().all()
 
 
+def test_tuning_leaves_no_trace_in_the_results(monkeypatch):
+    runs = []
+
+    def bench(call, quantiles):
+        call()
+        runs.append(call)
+        return [1.0, 1.0, 1.0]
+
+    monkeypatch.setattr(triton_backend, "_can_tune", lambda: True)
+    for kernel in (triton_backend.kernels.forward_kernel, triton_backend.kernels.backward_kernel):
+        monkeypatch.setitem(kernel.__dict__, "do_bench", bench)  # a cached property
+        monkeypatch.setattr(kernel, "cache", {})
+        monkeypatch.setattr(kernel, "cache_results", False)
+    problem = Problem(((3, 4), (2, 2)), queries=5, batch=1, heads=1, channels=32, points=2, reference=4)
+    assert max(problem.errors(torch.float32, "triton", DEVICE)) <= 1e-5
+    first = len(runs)
+    assert first >= 8  # several configurations, both kernels
+    assert max(problem.errors(torch.float32, "triton", DEVICE)) <= 1e-5
+    assert len(runs) == first
+
+
 def test_torch_asks_for_determinism(monkeypatch):
     seen = []
     launch = triton_backend._Problem.launch
