@@ -1,5 +1,8 @@
 """Small versions of every detector that AlignDet pre-trains, built as a user would build them."""
 
+import json
+
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -22,6 +25,7 @@ from aligndet.detectors import fcos_head
 from aligndet.htc import CompositeRCNN, HTCMaskHead, HTCROIHeads
 from polydet.backbones import ChannelMapper, TimmBackbone, fpn_p3_p7
 from polydet.backbones.cbnet import CBNet, CBNetFPN
+from polydet.data import DatasetCard, register_card
 from polydet.detr import (
     DETR,
     BestClass,
@@ -239,3 +243,28 @@ def two_view_batch(images=2, proposals=6, seed=0):
             }
         )
     return batch
+
+
+def scene(seed, height=120, width=160):
+    rng = np.random.default_rng(seed)
+    image = np.full((height, width, 3), 128, np.uint8)
+    for _ in range(4):
+        x, y, w, h = rng.integers(0, 100), rng.integers(0, 70), rng.integers(20, 60), rng.integers(20, 50)
+        image[y : y + h, x : x + w] = rng.integers(0, 255, 3)
+    return cv2.GaussianBlur(image, (3, 3), 0)
+
+
+@pytest.fixture
+def card(tmp_path):
+    """A COCO json of twelve images listed in an order that is not that of their ids; one has nothing to propose."""
+    images, annotations = [], []
+    for i in range(12):
+        image = scene(i) if i else np.full((120, 160, 3), 128, np.uint8)
+        cv2.imwrite(str(tmp_path / f"{i}.png"), image)
+        images.append({"id": 100 - 7 * i, "file_name": f"{i}.png", "height": 120, "width": 160})
+        annotations.append({"id": i + 1, "image_id": 100 - 7 * i, "category_id": 4, "bbox": [5, 6, 30, 40]})
+        annotations[-1] |= {"area": 1200, "iscrowd": 0}
+    document = {"images": images, "annotations": annotations, "categories": [{"id": 4, "name": "thing"}]}
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    name = f"aligndet_test_{tmp_path.name}"
+    return register_card(DatasetCard(name, str(tmp_path / "a.json"), str(tmp_path)), overwrite=True)

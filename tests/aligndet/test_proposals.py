@@ -4,6 +4,7 @@ import os
 import cv2
 import numpy as np
 import pytest
+from conftest import scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
@@ -14,15 +15,6 @@ from aligndet.proposal_run import ImageRecord, images_of_folder, images_of_json,
 from aligndet.proposals import ProposalSettings, filter_boxes, propose, selective_search, suppress
 
 SMALL = ProposalSettings(mode="published", min_side=12)
-
-
-def scene(seed, height=120, width=160):
-    rng = np.random.default_rng(seed)
-    image = np.full((height, width, 3), 128, np.uint8)
-    for _ in range(4):
-        x, y, w, h = rng.integers(0, 100), rng.integers(0, 70), rng.integers(20, 60), rng.integers(20, 50)
-        image[y : y + h, x : x + w] = rng.integers(0, 255, 3)
-    return cv2.GaussianBlur(image, (3, 3), 0)
 
 
 @pytest.fixture
