@@ -4,6 +4,7 @@ from .adapter import MultiScaleAdapter
 from .encoder_detector import EncoderDetector
 from .meta_arch import CoDETR, Collaborators
 from .positive_queries import PositiveQueries, QueryGroup, sample_group
+from .query_groups import GroupedDETR
 from .tta import BoxVotingTTA
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "CoDETR",
     "Collaborators",
     "EncoderDetector",
+    "GroupedDETR",
     "MultiScaleAdapter",
     "PositiveQueries",
     "QueryGroup",

@@ -16,6 +16,8 @@ DP, PP, D5 = "table2_deformable_detr_r50", "deformable_detr_pp_r50_12ep", "table
 # row: heads, epochs, batch, queries
 ROWS = {
     "figure2_atss_deformable_encoder_r50_36ep": ((A,), 36, 32, 300),
+    "figure2_group_deformable_detr_r50_36ep": ((), 36, 32, 3300),
+    "table7_h_deformable_detr_r50_12ep": ((), 12, 32, 1800),
     "pretrain_co_dino_vit_l_o365_26ep": ((F, A), 26, 224, 1500),
     **{f"table10_deformable_detr_r50_{n}ep_k0": ((), n, 32, 300) for n in (50, 100, 150)},
     "table11_atss_deformable_encoder_r50_12ep": ((A,), 12, 16, 300),
@@ -111,6 +113,8 @@ def test_parts_of_the_method_by_row():
         "table7_deformable_detr_pp_r50_12ep_k6",
         "table11_faster_rcnn_deformable_encoder_r50_12ep",
         "figure2_atss_deformable_encoder_r50_36ep",
+        "figure2_group_deformable_detr_r50_36ep",
+        "table7_h_deformable_detr_r50_12ep",
     ],
 )
 def test_model_and_optimiser_can_be_built(name):

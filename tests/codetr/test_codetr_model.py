@@ -8,7 +8,7 @@ from codetr_models import CLASSES, DIM, HEADS, LAYERS, base_arguments, batch, co
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
-from codetr import CoDETR, EncoderDetector, MultiScaleAdapter
+from codetr import CoDETR, EncoderDetector, GroupedDETR, MultiScaleAdapter
 from polydet.detr import DETR
 
 KINDS = ["conditional", "dab", "deformable", "deformable_pp", "dino"]
@@ -239,3 +239,29 @@ def test_head_alone_on_the_encoder(head):
         assert len(model(batch())) == 2
     with pytest.raises(ValueError, match="one head, got"):
         EncoderDetector(**base_arguments("deformable_pp"), heads=HEADS)
+
+
+@pytest.mark.parametrize("kind", ["deformable", "deformable_pp"])
+def test_query_groups(kind):
+    """Groups do not see each other, each is matched alone, and inference runs the first."""
+    arguments = base_arguments(kind)
+    model = GroupedDETR(**arguments, group_sizes=[12, 8], repeats=[1, 2], average=True)
+    losses = model(batch())
+    assert {"loss_class", "loss_class_group1", "loss_giou_group1_0"} <= losses.keys()
+    sum(losses.values()).backward()
+    assert not [n for n, p in model.named_parameters() if p.grad is None]
+    memory = model.encode(model.preprocess(batch()))
+    queries = model.build_queries(memory, model.prepare_targets(batch()))
+    before = model.decode(queries, memory).boxes[:, :, :12]
+    queries.content = torch.cat([queries.content[:, :12], queries.content[:, 12:] + 1], dim=1)
+    torch.testing.assert_close(model.decode(queries, memory).boxes[:, :, :12], before)
+    branches = model.branches(model.decode(queries, memory), queries, model.prepare_targets(batch()))
+    assert [b.name for b in branches][-2:] == ["", "group1"]
+    assert len(branches[-1].targets[0]) == 2 * len(branches[-2].targets[0])
+    model.eval()
+    assert model.build_queries(memory, None).content.shape[1] == 12
+    assert len(model(batch())) == 2
+    with pytest.raises(ValueError, match="do not divide the 20 queries"):
+        GroupedDETR(**base_arguments(kind), group_sizes=[12, 9], repeats=[1, 2], average=True)
+    with pytest.raises(ValueError, match="use one of them"):
+        GroupedDETR(**base_arguments("dino"), group_sizes=[20], repeats=[1], average=True)

@@ -77,7 +77,12 @@ def test_measure(measure, pictures, trained, tmp_path):
     assert all((tmp_path / measure / name).stat().st_size > 1000 for name in pictures)
     assert json.loads((tmp_path / measure / "result.json").read_text())["untrained"] == result
     if measure in ("features", "attention"):
-        assert len(result["iof"]) == 101 and result["iof"][-1] == 0 and 0 <= result["iof_at_iob_0.2"] <= 1 and result["iof"][0] > 0.3
+        assert (
+            len(result["iof"]) == 101
+            and result["iof"][-1] == 0
+            and 0 <= result["iof_at_iob_0.2"] <= 1
+            and result["iof"][0] > 0.3
+        )
     elif measure == "instability":
         assert len(result) == 1 and 0 < result[0] <= 4  # two objects, at most four queries change
     elif measure == "distance":
