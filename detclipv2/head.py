@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from detectron2.layers import Conv2d, get_norm
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
 
+from detclipv2.deform import deformable_conv
 from polydet.dense import ATSSHead, DensePredictions, DenseTargets
 
 
@@ -38,13 +38,12 @@ class DeformableModule(nn.Module):
         """
         raw = self.offsets(guide)
         with torch.autocast(raw.device.type, enabled=False):  # torchvision's kernel wants one dtype
-            out = deform_conv2d(
+            out = deformable_conv(
                 feature.float(),
                 raw[:, :18].float(),
+                raw[:, 18:].float().sigmoid(),
                 self.weight.float(),
                 None if self.bias is None else self.bias.float(),
-                padding=1,
-                mask=raw[:, 18:].float().sigmoid(),
             )
         out = out.to(raw.dtype)
         return torch.relu(out if self.norm is None else self.norm(out))

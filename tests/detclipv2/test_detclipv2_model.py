@@ -18,8 +18,10 @@ from detclipv2_parts import (
     picture,
 )
 from detectron2.modeling import META_ARCH_REGISTRY
+from torchvision.ops import deform_conv2d
 
 from detclipv2 import RegionSelection, WordRegionLoss
+from detclipv2.deform import sampled_conv
 from detclipv2.head import DeformableModule
 from detclipv2.words import encode_batch
 from polydet.text import FrozenTextTower, Vocabulary, VocabularyMismatch
@@ -74,6 +76,20 @@ def test_deformable_module_starts_as_a_convolution_with_half_weights():
     feature, guide = torch.randn(2, 32, 9, 7), torch.randn(2, 32, 9, 7)
     plain = torch.nn.functional.conv2d(feature, module.weight / 2, padding=1)
     torch.testing.assert_close(module(feature, guide), module.norm(plain).relu(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.7, 6.0])
+def test_the_cpu_path_equals_torchvisions_kernel(spread):
+    generator = torch.Generator().manual_seed(3)
+    shapes = [(2, 4, 7, 5), (2, 18, 7, 5), (2, 9, 7, 5), (6, 4, 3, 3), (6,)]
+    inputs = [torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_() for s in shapes]
+    feature, offsets, mask, weight, bias = inputs
+    seed = torch.randn(2, 6, 7, 5, generator=generator, dtype=torch.float64)
+    ours = sampled_conv(feature, offsets * spread, mask, weight, bias)
+    wanted = deform_conv2d(feature, offsets * spread, weight, bias, padding=1, mask=mask)
+    torch.testing.assert_close(ours, wanted)
+    for a, b in zip(torch.autograd.grad(ours, inputs, seed), torch.autograd.grad(wanted, inputs, seed)):
+        torch.testing.assert_close(a, b)
 
 
 def test_offsets_move_what_is_sampled():
