@@ -197,9 +197,10 @@ class AnnotationTable(Sequence[dict]):
         """True for images with at least one annotation that is not a crowd, bool [n]; for captioned images all."""
         if not len(self.labels) and self.extras is not None:
             return np.ones(len(self), bool)
-        usable = np.zeros(len(self), bool)
-        usable[self.image_of_annotation()[self.flags & CROWD == 0]] = True
-        return usable
+        if not self.flags.any():
+            return np.diff(self.offsets) > 0
+        objects = np.concatenate([[0], np.cumsum(self.flags & CROWD == 0, dtype=np.int32)])
+        return objects[self.offsets[1:]] > objects[self.offsets[:-1]]
 
 
 def _offsets(lengths: np.ndarray) -> np.ndarray:

@@ -207,18 +207,29 @@ class _Samples(torchdata.Dataset):
 
 @contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """The global generators of random, numpy and torch (CPU) seeded from `key`; restored afterwards."""
+    """The global generators of random, numpy and torch (CPU) seeded from `key`; restored afterwards.
+
+    In a worker process nobody else draws, so nothing is restored there.
+    """
+    if torchdata.get_worker_info() is not None:
+        _seed(key)
+        yield
+        return
     state = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
-    words = np.random.SeedSequence([k % 2**63 for k in key]).generate_state(3)
-    random.seed(int(words[0]))
-    np.random.seed(int(words[1]))
-    torch.random.default_generator.manual_seed(int(words[2]))
+    _seed(key)
     try:
         yield
     finally:
         random.setstate(state[0])
         np.random.set_state(state[1])
         torch.random.set_rng_state(state[2])
+
+
+def _seed(key: Sequence[int]) -> None:
+    words = np.random.SeedSequence([k % 2**63 for k in key]).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    torch.random.default_generator.manual_seed(int(words[2]))
 
 
 def _count_skipped(batch: list[dict[str, Any]], known: dict[str, str], limit: int) -> list[dict[str, Any]]:

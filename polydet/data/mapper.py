@@ -36,7 +36,8 @@ def read_image(record: dict[str, Any], image_format: str = "RGB") -> np.ndarray:
         else:
             source = name
         with Image.open(source) as opened:
-            image = detection_utils.convert_PIL_to_numpy(ImageOps.exif_transpose(opened), image_format)
+            ImageOps.exif_transpose(opened, in_place=True)
+            image = detection_utils.convert_PIL_to_numpy(opened, image_format)
     except Exception as error:  # Pillow raises almost anything on a broken file
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
         raise DatasetError(

@@ -221,8 +221,7 @@ def class_aware_weights(offsets: np.ndarray, labels: np.ndarray, num_labels: int
     """Sum over the distinct labels of an image of 1 / (images with that label), float64 [n]."""
     weights = np.zeros(len(offsets) - 1)
     counts = image_counts(offsets, labels, num_labels)
-    for start, keys in _image_label_keys(offsets, labels, num_labels):
-        image, label = keys // np.int32(num_labels), keys % np.int32(num_labels)
+    for start, image, label in _image_label_keys(offsets, labels, num_labels):
         part = np.bincount(image, 1.0 / counts[label])
         weights[start : start + len(part)] += part
     return weights
@@ -246,29 +245,36 @@ def image_counts(offsets: np.ndarray, labels: np.ndarray, num_labels: int) -> np
         offsets: int64 [n + 1]; labels of image i are `labels[offsets[i]:offsets[i + 1]]`.
     """
     counts = np.zeros(num_labels, np.int64)
-    for _, keys in _image_label_keys(offsets, labels, num_labels):
-        counts += np.bincount(keys % np.int32(num_labels), minlength=num_labels)
+    for _, _, label in _image_label_keys(offsets, labels, num_labels):
+        counts += np.bincount(label, minlength=num_labels)
     return counts
 
 
-def _image_label_keys(offsets: np.ndarray, labels: np.ndarray, num_labels: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Distinct (image, label) pairs in chunks: first image of the chunk, keys (image - first) * num_labels + label.
+def _image_label_keys(
+    offsets: np.ndarray, labels: np.ndarray, num_labels: int
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Distinct (image, label) pairs in chunks: first image of the chunk, image - first, label.
 
-    Sorting chunks that stay in cache is many times faster than sorting everything at once.
+    Sorting chunks that stay in cache is many times faster than sorting everything at once; image and label share one
+    int32 so that the sort is the vectorised one.
     """
+    bits = max(int(num_labels - 1).bit_length(), 1)
     images = len(offsets) - 1
-    limit = max(1, (2**31 - 1) // max(num_labels, 1))  # images per chunk that keep the keys in int32
+    limit = 1 << (31 - bits)  # images per chunk
     start = 0
     while start < images:
         stop = int(np.searchsorted(offsets, offsets[start] + _CHUNK, side="right")) - 1
         stop = min(max(stop, start + 1), start + limit, images)
         part = labels[offsets[start] : offsets[stop]]
         if len(part):
-            image = np.repeat(np.arange(stop - start, dtype=np.int32), np.diff(offsets[start : stop + 1]))
-            keys = np.sort(image * np.int32(num_labels) + part.astype(np.int32, copy=False))
+            high = np.arange(stop - start, dtype=np.int32) << bits
+            keys = np.repeat(high, np.diff(offsets[start : stop + 1]))
+            keys |= part.astype(np.int32, copy=False)
+            keys.sort()
             first = np.ones(len(keys), bool)
             np.not_equal(keys[1:], keys[:-1], out=first[1:])
-            yield start, keys[first]
+            keys = keys[first]
+            yield start, keys >> bits, keys & np.int32((1 << bits) - 1)
         start = stop
 
 

@@ -39,11 +39,23 @@ class Union:
         self.label_space = label_space_of(datasets, merge)
         self.datasets = tuple(datasets)
         self.tables: list[AnnotationTable] = [load_card(name) for name in datasets]
-        self._maps = [self.label_space.mapping(name) for name in datasets]
+        self._setup(filter_empty)
+
+    @classmethod
+    def of(cls, tables: Sequence[AnnotationTable], label_space: LabelSpace, filter_empty: bool = True) -> Union:
+        """The union of tables that are loaded already; `label_space` knows them by their names."""
+        union = cls.__new__(cls)
+        union.label_space, union.tables = label_space, list(tables)
+        union.datasets = tuple(table.name for table in tables)
+        union._setup(filter_empty)
+        return union
+
+    def _setup(self, filter_empty: bool) -> None:
+        self._maps = [self.label_space.mapping(name) for name in self.datasets]
         self._rows = [
             np.flatnonzero(table.usable_images()) if filter_empty else np.arange(len(table)) for table in self.tables
         ]
-        for name, table, rows in zip(datasets, self.tables, self._rows):
+        for name, table, rows in zip(self.datasets, self.tables, self._rows):
             if not len(rows):
                 raise DatasetError(
                     f"dataset {name!r} has {len(table)} images but none with an annotation",
@@ -51,7 +63,7 @@ class Union:
                 )
         self._starts = np.cumsum([0] + [len(rows) for rows in self._rows])
         self.num_labels = len(self.label_space)
-        self.owner = np.repeat(np.arange(len(self.tables)), np.diff(self._starts))
+        self.owner = np.repeat(np.arange(len(self.tables), dtype=np.int32), np.diff(self._starts))
 
     @cached_property
     def offsets(self) -> np.ndarray:
