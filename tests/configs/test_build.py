@@ -1,0 +1,66 @@
+"""Every config loads strictly and its model, optimiser and schedule can be built."""
+
+import hashlib
+
+import pytest
+import torch
+from detectron2.config import instantiate
+from omegaconf import OmegaConf, open_dict
+
+from polydet import model_zoo
+from polydet.engine import load_config
+
+GROUPS = sorted({name.split("/")[0] if "/" in name else "." for name in model_zoo.list_configs()})
+_built: dict[str, torch.nn.Module] = {}
+
+
+def configs(group):
+    names = model_zoo.list_configs()
+    return [n for n in names if n.startswith(f"{group}/") or (group == "." and "/" not in n)]
+
+
+def runs(cfg):
+    return [s for s in cfg.stages.values() if "model" in s] if "stages" in cfg else [cfg]
+
+
+def build(cfg):
+    key = hashlib.sha256(repr(OmegaConf.to_container(cfg.model, resolve=False)).encode()).hexdigest()
+    if key not in _built:
+        with torch.device("meta"):
+            _built[key] = instantiate(cfg.model)
+    return _built[key]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_config_builds(anywhere, group):
+    broken = {}
+    for name in configs(group):
+        try:
+            for cfg in runs(load_config(model_zoo.config_path(name))):
+                model = build(cfg)
+                optimizer_cfg = cfg.optimizer.copy()
+                optimizer_cfg.params.model = model
+                instantiate(optimizer_cfg)
+                schedule = cfg.lr_multiplier.copy()
+                with open_dict(schedule):
+                    schedule.max_iter, schedule.iters_per_epoch = 100000, 7000.0
+                assert 0 < instantiate(schedule)(0.0) <= 1
+        except Exception as error:
+            broken[name] = f"{type(error).__name__}: {error}"
+    assert not broken, "\n".join(f"{name}: {why[:300]}" for name, why in broken.items())
+
+
+def test_every_run_of_the_ledger_has_its_config_or_a_reason():
+    import yaml
+
+    ledger = yaml.safe_load((model_zoo.zoo.config_root() / "tables.yaml").read_text())
+    without = {
+        key
+        for key, run in ledger["runs"].items()
+        if not (model_zoo.zoo.config_root() / run["config"]).is_file() and not run.get("left_out")
+    }
+    assert not without, sorted(without)
+    used = {
+        row["run"] for p in ledger["papers"].values() for t in p["tables"].values() for row in t["rows"] if "run" in row
+    }
+    assert used == set(ledger["runs"])
