@@ -5,7 +5,7 @@
     python tools/odinw.py --config-file ... --direct        test train.init_checkpoint without training
     python tools/odinw.py --config-file ... --sets Packages Raccoon train.output_dir=out
 
-The config names its set in the key odinw.dataset (PascalVOC, ...) and uses the cards odinw_<set>_{train,val,test};
+The config names its set in the key odinw.set (PascalVOC, ...) and uses the cards odinw_<set>_{train,val,test};
 any paper's config may. Each set is evaluated on val once an epoch; the best checkpoint is scored on test. A set that
 is finished is left alone, one that was stopped goes on. Warmup is at most a tenth of the longest possible run: the
 smallest set has one step an epoch. Overrides are key=value.
@@ -51,13 +51,14 @@ def config_of(args: argparse.Namespace, name: str) -> Any:
     """The config of one set: epochs in steps, warmup within them, its own folder.
 
     Raises:
-        ConfigError: a config without the key `odinw.dataset`.
+        ConfigError: a config without the key `odinw.set`.
     """
     cfg = load_config(args.config_file, args.overrides)
-    if "odinw" not in cfg or "dataset" not in cfg.odinw:
-        raise ConfigError(f"{args.config_file} has no key odinw.dataset; see {Path(__file__).name} --help")
-    cfg.odinw.dataset = name
-    cfg.train.output_dir = str(Path(cfg.train.output_dir) / name)
+    if "odinw" not in cfg or "set" not in cfg.odinw:
+        raise ConfigError(f"{args.config_file} has no key odinw.set; see {Path(__file__).name} --help")
+    cfg.odinw.set = name
+    folder = Path(cfg.train.output_dir)
+    cfg.train.output_dir = str(folder if folder.name == name else folder / name)
     if not args.direct:
         images = len(Union(list(cfg.dataloader.train.datasets)))
         steps = images / cfg.dataloader.train.total_batch_size
@@ -98,7 +99,8 @@ def main(args: argparse.Namespace) -> None:
     comm.synchronize()
     results = {name: run_set(args, name) for name in args.sets}
     if comm.is_main_process():
-        root = Path(load_config(args.config_file, args.overrides).train.output_dir)
+        direct = argparse.Namespace(**{**vars(args), "direct": True})
+        root = Path(config_of(direct, args.sets[0]).train.output_dir).parent
         summary = write_report({f"odinw_{name}_test": found for name, found in results.items()}, root)
         print((root / "report.txt").read_text())
         print(f"mean AP over {len(results)} sets: {summary['mAP_D']:.2f}")

@@ -71,17 +71,17 @@ def small_config(path, **odinw_key):
     cfg.model.text_tower.encoder = {"_target_": "detclipv2_parts.Letters"}
     cfg.optimizer.lr = 2e-4
     source = cfg.dataloader.train.sources.detection
-    source.update(num_workers=0, batches_per_epoch=None, total_batch_size=4, datasets=["odinw_${odinw.dataset}_train"])
+    source.update(num_workers=0, batches_per_epoch=None, total_batch_size=4, datasets=["odinw_${odinw.set}_train"])
     cfg.dataloader.train.sources = {"detection": source}
-    cfg.dataloader.train.update(total_batch_size=4, datasets=["odinw_${odinw.dataset}_train"])
-    cfg.dataloader.test_datasets = ["odinw_${odinw.dataset}_val"]
+    cfg.dataloader.train.update(total_batch_size=4, datasets=["odinw_${odinw.set}_train"])
+    cfg.dataloader.test_datasets = ["odinw_${odinw.set}_val"]
     cfg.dataloader.test.num_workers = 0
     cfg.lr_multiplier.update(kind="constant", warmup_iters=500)
     schedule = {"_target_": "polydet.engine.plateau.PlateauSchedule", "metric": "${train.best_metric}", **odinw_key}
-    cfg.train.update(max_epochs=3, max_iter=0, pictures=0, best_metric="odinw_${odinw.dataset}_val/bbox/AP")
+    cfg.train.update(max_epochs=3, max_iter=0, pictures=0, best_metric="odinw_${odinw.set}_val/bbox/AP")
     cfg.train["hooks"] = [schedule]
     cfg.train.output_dir = str(path.parent / "out")
-    cfg["odinw"] = {"dataset": "Toy"}
+    cfg["odinw"] = {"set": "Toy"}
     save_config(cfg, path)
     return path
 
@@ -116,9 +116,14 @@ def test_a_set_with_one_step_an_epoch(world, tmp_path):
     assert list(cfg.dataloader.train.sources.detection.datasets) == ["odinw_Toy_train"]
 
 
+def test_other_papers_configs_are_taken(world):
+    args = odinw.parse_args(["--config-file", str(config_path("scaledet/table7_scaledet_r50_odinw13_ft")), "--direct"])
+    assert odinw.config_of(args, "Packages").train.output_dir.endswith("r50_odinw13_ft/Packages")
+
+
 def test_configs_without_a_set_and_missing_data_stop_at_once(world, tmp_path):
     args = odinw.parse_args(["--config-file", str(config_path("quickstart/detclipv2"))])
-    with pytest.raises(ConfigError, match=r"no key odinw\.dataset"):
+    with pytest.raises(ConfigError, match=r"no key odinw\.set"):
         odinw.config_of(args, "Toy")
     args = odinw.parse_args(["--config-file", str(small_config(tmp_path / "toy.yaml")), "--sets", "Packages"])
     with pytest.raises(DatasetError, match="odinw_Packages_train"):
