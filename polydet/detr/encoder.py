@@ -71,7 +71,7 @@ class DeformableEncoderLayer(EncoderLayer):
         super().__init__(dim, num_heads, ffn_dim, dropout, activation)
 
     def _attention(self, dim: int, num_heads: int, dropout: float) -> nn.Module:
-        return MultiScaleDeformableAttention(dim, num_heads, *self._sampling)
+        return MultiScaleDeformableAttention(dim, num_heads, *self._sampling, tile_queries=True)
 
     def reset_parameters(self) -> None:
         """Xavier-uniform matrices; the attention keeps its own start."""
