@@ -5,7 +5,9 @@ import socket
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from detclipv2_parts import TrainedLetters, make_model
 
+from detclipv2 import RegionSelection
 from detclipv2.alignment import alignment_loss, concept_targets, select_columns, unique_concepts
 from detclipv2.contrastive import WordRegionLoss, classification_loss, word_region_loss
 from detclipv2.gather import gather_objects, gather_rows, share_of
@@ -164,3 +166,20 @@ def rows_in_process(rank):
     everyone, first = gather_rows(rows)
     (everyone * torch.arange(1.0, 1 + len(everyone))[:, None]).sum().backward()
     return everyone[:, 0].tolist(), first, rows.grad[:, 0].tolist(), list(share_of(list("abc")))
+
+
+def model_gradients(items):
+    """Losses and gradients of the small model, regions chosen by each image's own words."""
+    own = RegionSelection(score="own_text", k=5)
+    single = RegionSelection(score="own_text", k=1)
+    model = make_model(TrainedLetters(), selection=own, classification_selection=single).train()
+    losses = model(items)
+    sum(losses.values()).backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {name: value.detach() for name, value in losses.items()}, gradients
+
+
+def model_in_process(rank, items):
+    losses, gradients = model_gradients(items[rank::WORLD])
+    losses = {name: averaged(value).item() for name, value in losses.items()}
+    return losses, {name: averaged(g).tolist() for name, g in gradients.items()}

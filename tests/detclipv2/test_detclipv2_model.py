@@ -17,6 +17,7 @@ from detclipv2_parts import (
     make_model,
     picture,
 )
+from detclipv2_processes import in_processes, model_gradients, model_in_process
 from detectron2.modeling import META_ARCH_REGISTRY
 from torchvision.ops import deform_conv2d
 
@@ -43,6 +44,25 @@ def gradients(model, items):
     losses = model(items)
     sum(losses.values()).backward()
     return losses, {n: p.grad.abs().sum().item() for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("task", LOSSES)
+def test_two_processes_are_one(task):
+    if task in ("detection", "grounding"):  # of one size: group norm sees the padding
+        items = [
+            boxed(["cat", "dog", "bird"], [[4, 4, 40, 40], [50, 10, 90, 60]], [[0], [1, 2]], task, 0),
+            boxed(["dog", "fish"], [[10, 10, 60, 60]], [[1]], task, 1),
+            boxed(["dog", "ant"], [], [], task, 2),
+            boxed(["ant"], [[4, 4, 60, 60], [30, 20, 90, 50]], [[0], [0]], task, 3),
+        ]
+    else:
+        items = [*caption_batch(task), captioned(["fish"], task, 5)]
+    losses, gradients = model_gradients(items)
+    for found, theirs in in_processes(model_in_process, items):
+        assert found == pytest.approx({name: value.item() for name, value in losses.items()}, rel=1e-5)
+        assert set(theirs) == set(gradients)
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(torch.tensor(theirs[name]), gradient, rtol=1e-4, atol=2e-6)
 
 
 @pytest.mark.parametrize("task", LOSSES)
