@@ -24,9 +24,9 @@ PREFIX = "online.detector."
 class PretrainedModules:
     """Select and rename the weights of a pre-training checkpoint.
 
-    Every final predictor starts fresh, regression included, and so does the mask head; the projector and the
-    momentum detector are left behind. That is what the published scripts do (the paper's text drops the projector
-    only: ``keep_predictors``, for what fits).
+    Every final predictor starts fresh, regression included, and so does what took no part (the mask head); the
+    projector and the momentum detector are left behind. That is what the published scripts do (the paper's text drops
+    the projector only: ``keep_predictors``, for what fits).
 
     Args:
         detector: a key of :data:`aligndet.adapters.ADAPTERS`.
@@ -59,7 +59,7 @@ class PretrainedModules:
         self.wanted = [prefix for name in chosen for prefix in groups[name]]
         if backbone:
             self.wanted.append(self.adapter.backbone)
-        self.unwanted = [] if keep_predictors else list(self.adapter.predictors)
+        self.unwanted = [*self.adapter.unused, *(() if keep_predictors else self.adapter.predictors)]
         self.fresh_fpn_norm = fresh_fpn_norm
 
     def __call__(self, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -28,11 +28,17 @@ class DETRAdapter(DetectorAdapter):
 
     groups = {
         "neck": ("backbone.lateral", "backbone.extra"),
-        "transformer": ("encoder", "decoder", "queries", "denoising", "level_embed"),
+        "transformer": ("encoder", "decoder", "queries", "level_embed"),
         "head": ("class_heads", "box_heads"),
     }
-    # the class layer and the last layer of the box network
-    predictors = ("class_heads", "box_heads.*.layers.2", "queries.class_head", "queries.box_head.layers.2")
+    # class layers, the last layers of the box networks, and embeddings of classes
+    predictors = (
+        "class_heads",
+        "box_heads.*.layers.2",
+        "queries.class_head",
+        "queries.box_head.layers.2",
+        "denoising",
+    )
     only = {
         "classification": ("class_heads", "queries.class_head"),
         "regression": ("box_heads", "queries.box_head"),

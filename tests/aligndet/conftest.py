@@ -1,11 +1,13 @@
 """Small versions of every detector that AlignDet pre-trains, built as a user would build them."""
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from detectron2.config import instantiate
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import FPN, GeneralizedRCNN
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
@@ -16,7 +18,12 @@ from detectron2.modeling.meta_arch.fcos import FCOS
 from detectron2.modeling.meta_arch.retinanet import RetinaNet, RetinaNetHead
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
-from detectron2.modeling.roi_heads import FastRCNNConvFCHead, FastRCNNOutputLayers, StandardROIHeads
+from detectron2.modeling.roi_heads import (
+    FastRCNNConvFCHead,
+    FastRCNNOutputLayers,
+    MaskRCNNConvUpsampleHead,
+    StandardROIHeads,
+)
 from detectron2.modeling.roi_heads.cascade_rcnn import CascadeROIHeads
 from detectron2.structures import Boxes, Instances
 
@@ -38,6 +45,7 @@ from polydet.detr import (
     LearnedQueries,
     SoftmaxLoss,
 )
+from polydet.engine import load_config
 from polydet.layers import SinePositionEncoding
 
 PIXELS = {"pixel_mean": [123.675, 116.28, 103.53], "pixel_std": [58.395, 57.12, 57.375]}
@@ -189,12 +197,43 @@ def detr(classes=4, dropout=0.0):
         box_prior=None,
         level_embed=False,
     )
-    # as after a few steps: with zero biases everything up to the first norm would be zero
-    torch.nn.init.normal_(detector.decoder.layers[0].self_attn.in_proj_bias)
+    return stirred(detector)
+
+
+def stirred(detector):
+    """As after a few steps: transformers start with many zeros, beyond which no gradient gets."""
+    with torch.no_grad():
+        for name, parameter in detector.named_parameters():
+            if not name.startswith("backbone.bottom_up"):
+                parameter.add_(0.02 * torch.randn_like(parameter))
     return detector
 
 
+def mask_rcnn(classes=1, norm=""):
+    detector = faster_rcnn(classes, norm)
+    pooler = ROIPooler(14, scales=[1 / 4, 1 / 8, 1 / 16, 1 / 32], sampling_ratio=0, pooler_type="ROIAlignV2")
+    shape = ShapeSpec(channels=DIM, height=14, width=14)
+    heads = detector.roi_heads
+    heads.mask_on, heads.mask_in_features, heads.mask_pooler = True, ["p2", "p3", "p4", "p5"], pooler
+    heads.mask_head = MaskRCNNConvUpsampleHead(shape, num_classes=classes, conv_dims=[DIM, DIM])
+    return detector
+
+
+def dino(classes=4):
+    """A two-stage deformable descendant with denoising, from its quickstart."""
+    model = load_config(Path(__file__).parents[2] / "configs" / "quickstart" / "detr" / "dino.py").model
+    model.update(num_classes=classes, dim=32)
+    for part in (model.encoder, model.decoder):
+        part.num_layers = 2
+        part.layer.ffn_dim = 32
+    model.queries.num_queries = 20
+    model.denoising.num_queries = 20
+    return stirred(instantiate(model))
+
+
 DETECTORS = {
+    "dino": (dino, lambda d: DETRAdapter(d, hidden=16, dim=8)),
+    "mask_rcnn": (mask_rcnn, lambda d: RCNNAdapter(d, hidden=16, dim=8)),
     "detr": (detr, lambda d: DETRAdapter(d, hidden=16, dim=8)),
     "fcos": (fcos, lambda d: FCOSAdapter(d, num_samples=256, dim=8)),
     "retinanet": (retinanet, lambda d: RetinaNetAdapter(d, num_samples=128, dim=8)),

@@ -26,6 +26,19 @@ def pretrained(kind, tmp_path):
     return model, tmp_path / "model_final.pth"
 
 
+def name_of(kind):
+    return "detr" if kind == "dino" else kind
+
+
+def adapter_of(kind):
+    return ADAPTERS[name_of(kind)]
+
+
+def fresh_patterns(kind):
+    """What a fine-tuned detector does not take over."""
+    return (*adapter_of(kind).predictors, *adapter_of(kind).unused)
+
+
 def fine_tuned(kind, **kwargs):
     torch.manual_seed(9)
     return DETECTORS[kind][0](classes=7, **kwargs)
@@ -33,12 +46,12 @@ def fine_tuned(kind, **kwargs):
 
 def test_exported_checkpoint_loads_into_the_plain_detector(kind, pretrained, tmp_path):
     model, checkpoint = pretrained
-    weights = export(checkpoint, tmp_path / "aligned.pth", PretrainedModules(kind))
+    weights = export(checkpoint, tmp_path / "aligned.pth", PretrainedModules(name_of(kind)))
     detector, fresh = fine_tuned(kind), fine_tuned(kind)
     result = DetectionCheckpointer(detector).load(str(tmp_path / "aligned.pth"))
     assert set(result) == {"__author__"} or "model" in torch.load(tmp_path / "aligned.pth", weights_only=True)
     online, initial = model.online.detector.state_dict(), fresh.state_dict()
-    predictors = ADAPTERS[kind].predictors
+    predictors = fresh_patterns(kind)
     for key, value in detector.state_dict().items():
         if matches(key, predictors):
             assert key not in weights and torch.equal(value, initial[key]), key
@@ -50,10 +63,10 @@ def test_ledger_is_full(kind, pretrained):
     _, checkpoint = pretrained
     state = torch.load(checkpoint, weights_only=True)["model"]
     detector = fine_tuned(kind)
-    ledger = load_weights(detector, state, key_map=PretrainedModules(kind))
+    ledger = load_weights(detector, state, key_map=PretrainedModules(name_of(kind)))
     assert not ledger.conflicts and not ledger.unexpected
-    assert ledger.missing and all(matches(key, ADAPTERS[kind].predictors) for key in ledger.missing)
-    expected = [k for k in detector.state_dict() if not matches(k, ADAPTERS[kind].predictors)]
+    assert ledger.missing and all(matches(key, fresh_patterns(kind)) for key in ledger.missing)
+    expected = [k for k in detector.state_dict() if not matches(k, fresh_patterns(kind))]
     assert sorted(ledger.loaded) == sorted(expected)
 
 
@@ -81,9 +94,9 @@ def test_norm_in_the_fpn_starts_fresh(kind, pretrained):
     _, checkpoint = pretrained
     state = torch.load(checkpoint, weights_only=True)["model"]
     detector = fine_tuned(kind, norm="BN")
-    ledger = load_weights(detector, state, key_map=PretrainedModules(kind, fresh_fpn_norm=True))
+    ledger = load_weights(detector, state, key_map=PretrainedModules(name_of(kind), fresh_fpn_norm=True))
     assert not ledger.unexpected and not ledger.conflicts
-    fresh = [k for k in ledger.missing if not matches(k, ADAPTERS[kind].predictors)]
+    fresh = [k for k in ledger.missing if not matches(k, fresh_patterns(kind))]
     assert fresh and all(k.startswith("backbone.fpn_") and ".norm." in k for k in fresh)
 
 
