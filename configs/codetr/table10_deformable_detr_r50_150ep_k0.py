@@ -1,4 +1,4 @@
-"""Deformable-DETR, K = 0: 150 epochs; the drop keeps its place at 80 % (not stated)."""
+"""Table 10: Deformable-DETR, K = 0: 150 epochs; the drop keeps its place at 80 % (not stated)."""
 
 from .table2_deformable_detr_r50_36ep_k0 import dataloader, lr_multiplier, model, optimizer, train
 

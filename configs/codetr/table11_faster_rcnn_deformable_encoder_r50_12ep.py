@@ -1,4 +1,4 @@
-"""Faster R-CNN in place of the decoder of Deformable-DETR++, 12 epochs."""
+"""Table 11: Faster R-CNN in place of the decoder of Deformable-DETR++, 12 epochs."""
 
 from codetr import EncoderDetector
 

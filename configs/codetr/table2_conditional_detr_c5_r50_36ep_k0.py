@@ -1,4 +1,4 @@
-"""Conditional-DETR-C5, K = 0: 36 epochs, batch 16."""
+"""Table 2: Conditional-DETR-C5, K = 0: 36 epochs, batch 16."""
 
 from ..common.detr_training import dataloader, lr_multiplier, optimizer, train
 from ..common.models.conditional_detr import model

@@ -1,4 +1,4 @@
-"""Deformable-DETR, K = 0: 12 epochs."""
+"""Table 2: Deformable-DETR, K = 0: 12 epochs."""
 
 from .table2_deformable_detr_r50_36ep_k0 import dataloader, lr_multiplier, model, optimizer, train
 

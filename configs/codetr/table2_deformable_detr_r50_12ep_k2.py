@@ -1,4 +1,4 @@
-"""Co-Deformable-DETR, K = 2: ATSS and Faster R-CNN, 12 epochs."""
+"""Table 2: Co-Deformable-DETR, K = 2: ATSS and Faster R-CNN, 12 epochs."""
 
 from ..common.models.co_common import K2, co_deformable
 from .table2_deformable_detr_r50_12ep_k0 import dataloader, lr_multiplier, model, optimizer, train

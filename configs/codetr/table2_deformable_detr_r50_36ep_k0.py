@@ -1,4 +1,4 @@
-"""Deformable-DETR, K = 0: plain, 36 epochs, batch 32."""
+"""Table 2: Deformable-DETR, K = 0: plain, 36 epochs, batch 32."""
 
 from ..common.detr_training import dataloader, lr_multiplier, optimizer, train
 from ..common.models.deformable_detr import model

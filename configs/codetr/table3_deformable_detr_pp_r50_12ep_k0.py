@@ -1,4 +1,4 @@
-"""Deformable-DETR++ R50, K = 0: 12 epochs, batch 16."""
+"""Table 3: Deformable-DETR++ R50, K = 0: 12 epochs, batch 16."""
 
 from ..common.detr_training import dataloader, lr_multiplier, optimizer, train
 from ..common.models.deformable_detr_pp import model

@@ -1,4 +1,4 @@
-"""Deformable-DETR++ Swin-L, K = 0: 12 epochs."""
+"""Table 3: Deformable-DETR++ Swin-L, K = 0: 12 epochs."""
 
 from .table3_deformable_detr_pp_r50_12ep_k0 import dataloader, lr_multiplier, model, optimizer, train
 

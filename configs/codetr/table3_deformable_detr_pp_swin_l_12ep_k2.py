@@ -1,4 +1,4 @@
-"""Co-Deformable-DETR++ Swin-L, K = 2: ATSS and Faster R-CNN, 12 epochs."""
+"""Table 3: Co-Deformable-DETR++ Swin-L, K = 2: ATSS and Faster R-CNN, 12 epochs."""
 
 from ..common.models.co_common import K2, co_deformable
 from .table3_deformable_detr_pp_swin_l_12ep_k0 import dataloader, lr_multiplier, model, optimizer, train

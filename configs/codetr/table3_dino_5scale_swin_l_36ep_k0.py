@@ -1,4 +1,4 @@
-"""DINO-Deformable-DETR Swin-L, 5 scales, K = 0: 36 epochs."""
+"""Table 3: DINO-Deformable-DETR Swin-L, 5 scales, K = 0: 36 epochs."""
 
 from .table3_dino_5scale_r50_12ep_k0 import dataloader, lr_multiplier, model, optimizer, train
 

@@ -1,4 +1,4 @@
-"""Co-Deformable-DETR++ Swin-L with 900 queries: 36 epochs."""
+"""Table 4: Co-Deformable-DETR++ Swin-L with 900 queries: 36 epochs."""
 
 from .table3_deformable_detr_pp_swin_l_12ep_k2 import dataloader, lr_multiplier, model, optimizer, train
 

@@ -1,4 +1,4 @@
-"""Co-DINO Swin-L: quality focal loss and soft-NMS, 36 epochs."""
+"""Table 4: Co-DINO Swin-L: quality focal loss and soft-NMS, 36 epochs."""
 
 from ..common.models.co_common import co_dino
 from .table3_dino_5scale_swin_l_36ep_k0 import dataloader, lr_multiplier, model, optimizer, train

@@ -1,4 +1,4 @@
-"""Co-DINO++ Swin-L: large-scale jitter and copy-paste on 1280 pixels, 12 epochs."""
+"""Table 4: Co-DINO++ Swin-L: large-scale jitter and copy-paste on 1280 pixels, 12 epochs."""
 
 from .common.lsj import lsj
 from .table4_co_dino_5scale_swin_l_12ep import dataloader, lr_multiplier, model, optimizer, train

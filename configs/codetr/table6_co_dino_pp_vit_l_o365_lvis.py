@@ -1,4 +1,4 @@
-"""Co-DINO++ ViT-L on LVIS from Objects365: FedLoss, 1536 pixel canvas, 900 queries, 16 epochs."""
+"""Table 6: Co-DINO++ ViT-L on LVIS from Objects365: FedLoss, 1536 pixel canvas, 900 queries, 16 epochs."""
 
 from detectron2.config import LazyCall as L
 

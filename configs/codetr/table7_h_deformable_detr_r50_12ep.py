@@ -1,4 +1,4 @@
-"""H-Deformable-DETR: 1500 further queries matched to every object six times, batch 32, 12 epochs."""
+"""Table 7: H-Deformable-DETR: 1500 further queries matched to every object six times, batch 32, 12 epochs."""
 
 from codetr import GroupedDETR
 

@@ -1,4 +1,4 @@
-"""Co-Deformable-DETR: the ATSS head trains the encoder, no positive queries, 12 epochs."""
+"""Table 9: Co-Deformable-DETR: the ATSS head trains the encoder, no positive queries, 12 epochs."""
 
 from .table2_deformable_detr_r50_12ep_k1 import dataloader, lr_multiplier, model, optimizer, train
 

@@ -1,4 +1,4 @@
-"""Co-Deformable-DETR++ with two ATSS heads, batch 32."""
+"""Section 4.4: Co-Deformable-DETR++ with two ATSS heads, batch 32."""
 
 from ..common.models.co_common import co_deformable
 from .table3_deformable_detr_pp_r50_12ep_k0 import dataloader, lr_multiplier, model, optimizer, train

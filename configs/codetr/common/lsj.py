@@ -1,4 +1,4 @@
-"""Co-DINO-Deformable-DETR++: large-scale jitter on a canvas with copy-paste, test on the same canvas."""
+"""Co-DINO++ of tables 4 and 6: large-scale jitter on a canvas with copy-paste, test on the same canvas."""
 
 from detectron2.config import LazyCall as L
 from omegaconf import DictConfig

@@ -1,4 +1,4 @@
-"""How Co-DINO trains on ViT-L: layer-wise decay of the learning rate."""
+"""How Co-DINO trains on ViT-L (tables 5 and 6): layer-wise decay of the learning rate."""
 
 from omegaconf import DictConfig
 
