@@ -1,4 +1,4 @@
-"""Figure 2: Group-DETR on plain Deformable-DETR: eleven groups of queries (its own default; not stated), 36 epochs."""
+"""Figure 2: Group-DETR on plain Deformable-DETR, eleven groups (its own default; not stated), 36 epochs."""
 
 from codetr import GroupedDETR
 

