@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Parameters, FLOPs, peak memory and step time of a config, on made-up images and without published weights.
 
-python tools/analyze.py metr/table2_dino_r50_100q_12ep --size 800 1066 [--steps 5] [--device cuda] [key=value ...]
+python tools/analyze.py metr/table2_dino_r50_12ep --size 800 1066 [--steps 5] [--device cuda] [key=value ...]
 
 FLOPs are multiply-adds (fvcore's convention, and the DETR papers'); operators that fvcore cannot count are listed, the
 deformable attention kernel among them.
