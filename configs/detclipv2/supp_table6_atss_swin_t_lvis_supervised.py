@@ -23,4 +23,3 @@ model = L(OneStageDetector)(
 optimizer.lr = 2e-4  # 1e-4 sqrt(64 / 16), the paper's rule
 optimizer.params.update(lr_factors={}, weight_decay_factors={"relative_position_bias_table": 0.0})
 train.update(init_checkpoint="", output_dir="./output/detclipv2/atss_swin_t_lvis")
-train.ddp.find_unused_parameters = False
