@@ -67,7 +67,7 @@ model.backbone.bottom_up.update(
     model_kwargs=dict(channels=(32, 64, 128, 256)),
 )
 model.head.update(dim=384, strides=[8, 16, 32], num_convs=1, anchor_scale=4.0)
-model.head.inference.update(score_threshold=0.02, max_detections=50, topk_per_level=200)
+model.head.inference.update(max_detections=50, topk_per_level=200)
 model.text_tower = L(FrozenTextTower)(encoder=L(MiniLMEncoder)())
 model.definitions = None
 model.checkpointing = False
