@@ -26,6 +26,9 @@ _adamw.lr = 1e-3
 _cosine.warmup_iters = 20
 train.clip_grad.update(kind="norm", value=1.0)
 train.output_dir = "./output/quickstart_aligndet"
+_dataloader.train.mapper.augmentations.short = 128
+_dataloader.test.mapper.augmentations.short = 128
+_dataloader.test.batch_size = 10
 
 
 def _config(**keys):
@@ -42,21 +45,23 @@ _pretrain.model.adapter.detector.backbone.bottom_up.weights = "${......train.out
 _pretrain.dataloader.train = L(build_pretrain_loader)(
     datasets=["shapes_coco_train"],
     proposals="${...train.output_dir}/../proposals",
-    mapper=L(TwoViewMapper)(short_edge_lengths=[128, 144, 160], max_size=256),
+    mapper=L(TwoViewMapper)(short_edge_lengths=[112, 128], max_size=256),
     total_batch_size=8,
     num_workers=1,
 )
 _pretrain.dataloader.test_datasets = []
-_pretrain.train.max_iter = 80
+_pretrain.train.max_iter = 60
 
 _finetune = _config(model=_fcos, dataloader=_dataloader, train=train)
 _finetune.model.backbone.bottom_up.weights = None
-_finetune.train.update(max_iter=130, init_checkpoint="stage:pretrain")
+_finetune.train.update(max_iter=150, init_checkpoint="stage:pretrain")
 _finetune.train.init.key_map = "aligndet.transfer:FCOS"
 
 stages = dict(
     backbone=dict(
-        run=L(pretrain_backbone)(dataset="shapes_lvis_train", output="${....train.output_dir}/backbone.safetensors")
+        run=L(pretrain_backbone)(
+            dataset="shapes_lvis_train", iterations=120, output="${....train.output_dir}/backbone.safetensors"
+        )
     ),
     proposals=dict(
         run=L(make_proposals)(
