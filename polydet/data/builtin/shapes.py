@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from polydet.data.card import DatasetCard, register_card
 from polydet.data.shapeworld.names import COARSE, FINE_CLASSES, NOVEL, OID_CLASSES, OID_IDS, WILD
 
@@ -25,6 +27,7 @@ def _coco_like(part: str, split: str, classes: tuple[str, ...]) -> DatasetCard:
     )
 
 
+_WILD = _coco_like("wild", "val", tuple(WILD.values()))
 for _split in ("train", "val"):
     register_card(_coco_like("coco", _split, tuple(COARSE.values())))
     register_card(
@@ -41,7 +44,16 @@ for _split in ("train", "val"):
             **_COMMON,  # type: ignore[arg-type]
         )
     )
-register_card(_coco_like("wild", "val", tuple(WILD.values())))
+register_card(_WILD)
+register_card(  # the same pictures under wrong names: what an open-vocabulary model reaches without reading them
+    replace(
+        _WILD,
+        name="shapes_wild_shuffled_val",
+        category_ids=None,
+        spelling=dict(zip(WILD.values(), [*WILD.values()][3:] + [*WILD.values()][:3])),
+        about="shapes_wild with the class names moved on by three",
+    )
+)
 register_card(_coco_like("novel", "val", tuple(NOVEL.values())))
 register_card(
     DatasetCard(
