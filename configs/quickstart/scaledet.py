@@ -19,13 +19,13 @@ model.proposal_generator.head.num_convs = 2
 model.proposal_generator.sizes_of_interest = [(0, 20), (16, 40), (32, 80), (64, 160), (128, 1e6)]
 model.proposal_generator.pre_nms_topk = (200, 100)
 model.proposal_generator.post_nms_topk = (100, 50)
-model.roi_heads.update(pooler_resolution=5, fc_dims=[256, 256], batch_size_per_image=32)
+model.roi_heads.update(pooler_resolution=5, fc_dims=[256, 256], batch_size_per_image=32, use_bias=-4.6)
 model.roi_heads.label_loss.hl_scope = "own_dataset"  # nearly every shape has a name in both label spaces
 model.text_encoder = L(MiniLMEncoder)()
 model.templates = "a"
 
 optimizer.lr = 1e-3
 lr_multiplier.warmup_iters = 30
-train.max_iter = 320
+train.max_iter = 430
 train.clip_grad.update(kind="norm", value=1.0)
 train.output_dir = "./output/quickstart_scaledet"
