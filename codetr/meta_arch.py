@@ -72,6 +72,8 @@ class Collaborators(nn.Module):
         )
         for head, used in zip(self.heads, self.with_loss):
             head.requires_grad_(used)
+        if not any(self.with_loss) and not query_feature:  # then nothing reads the pyramid with gradient
+            self.adapter.requires_grad_(False)
         count = sum(e["queries"] for e in entries)
         self.queries = PositiveQueries(count, dim, query_position, query_feature, head_embedding) if count else None
         self.max_queries, self.min_queries = max_queries, min_queries

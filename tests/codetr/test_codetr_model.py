@@ -125,6 +125,9 @@ def test_switches_of_a_head():
     head = only_queries.collaborators.heads[0]
     assert all(not p.requires_grad for p in head.parameters())
     assert only_queries.collaborators.adapter.down[0][0].weight.grad is not None
+    frozen = codetr("dino", [{**HEADS[1], "loss": False}], collaboration={"query_feature": False})
+    sum(frozen(batch()).values()).backward()
+    assert not [n for n, p in frozen.named_parameters() if p.requires_grad and p.grad is None]
 
 
 def test_repeated_heads_have_their_own_weights():
