@@ -179,7 +179,7 @@ def cases(device: torch.device, args: argparse.Namespace) -> list[Case]:
         sizes, large = [(800, 1333)], []
     else:
         sizes = [(320, 320)]
-        large = [Case(level, (800, 1333), "encoder", 1, "float32") for level in args.levels]
+        large = [Case(level, (800, 1333), "encoder", 1, "float32") for level in args.levels if args.large]
     found = [
         Case(level, size, queries, batch, dtype)
         for level in args.levels
@@ -288,6 +288,7 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], help="float16 as well")
     parser.add_argument("--rounds", type=int, default=50, help="timings per call at most, five at least")
     parser.add_argument("--patience", type=float, default=4.0, help="seconds per case and direction")
+    parser.add_argument("--large", action="store_true", help="on a CPU: an 800 x 1333 encoder too (minutes, gigabytes)")
     parser.add_argument("--quick", action="store_true", help="one tiny case, to see that it runs")
     parser.add_argument("--output", type=Path, help="path without suffix for .json, .md and .png")
     args = parser.parse_args()
