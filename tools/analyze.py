@@ -23,7 +23,7 @@ from torch import nn
 
 from polydet import model_zoo
 from polydet.engine.distributed import seed_everything
-from polydet.model_zoo.zoo import skip_backbone_weights
+from polydet.engine.published import skip_published_weights
 
 
 def made_up_batch(size: tuple[int, int], images: int, boxes: int, dataset: str) -> list[dict[str, Any]]:
@@ -105,7 +105,7 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     seed_everything(0)
     cfg = model_zoo.get_config(args.config, args.overrides)
-    skip_backbone_weights(cfg.model)
+    skip_published_weights(cfg.model)
     model = instantiate(cfg.model).to(args.device)
     batch = made_up_batch(tuple(args.size), args.images, 8, next(iter(cfg.dataloader.train.get("datasets", [""]))))
     rows = count_parameters(model)

@@ -128,9 +128,7 @@ def resize_patches(body: Any, size: int) -> None:
         return
     new = nn.Conv2d(old.in_channels, old.out_channels, size, stride=size, bias=old.bias is not None)
     if old.weight.device.type != "meta":
-        new.weight.copy_(
-            F.interpolate(old.weight.float(), size=(size, size), mode="bicubic", align_corners=False)
-        )
+        new.weight.copy_(F.interpolate(old.weight.float(), size=(size, size), mode="bicubic", align_corners=False))
         if new.bias is not None:
             new.bias.copy_(old.bias)
     body.patch_embed.proj = new

@@ -31,9 +31,7 @@ class SimpleFeaturePyramid(Backbone):
         self.bottom_up = bottom_up
         self.strides = tuple(strides)
         self.out_channels = out_channels
-        self.scales = nn.ModuleList(
-            _scale(shape.channels, shape.stride, s, out_channels) for s in self.strides
-        )
+        self.scales = nn.ModuleList(_scale(shape.channels, shape.stride, s, out_channels) for s in self.strides)
         self._out_features = [f"p{s.bit_length() - 1}" for s in self.strides]
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -44,8 +42,7 @@ class SimpleFeaturePyramid(Backbone):
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of each level."""
         return {
-            name: ShapeSpec(channels=self.out_channels, stride=s)
-            for name, s in zip(self._out_features, self.strides)
+            name: ShapeSpec(channels=self.out_channels, stride=s) for name, s in zip(self._out_features, self.strides)
         }
 
     @property
@@ -68,9 +65,7 @@ def _scale(channels: int, stride: int, target: int, out_channels: int) -> nn.Seq
         layers += [nn.Conv2d(channels, channels, 3, stride=2, padding=1), LayerNorm2d(channels), nn.GELU()]
         stride *= 2
     if stride != target:
-        raise ValueError(
-            f"a level at stride {target} cannot be made from the backbone's map by factors of two"
-        )
+        raise ValueError(f"a level at stride {target} cannot be made from the backbone's map by factors of two")
     layers += [nn.Conv2d(channels, out_channels, 1, bias=False), LayerNorm2d(out_channels)]
     layers += [nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False), LayerNorm2d(out_channels)]
     return nn.Sequential(*layers)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
+from omegaconf import OmegaConf
 from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 
@@ -51,7 +52,8 @@ class TimmBackbone(Backbone):
         model_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        kwargs = dict(model_kwargs or {})
+        plain = OmegaConf.to_container(model_kwargs) if OmegaConf.is_config(model_kwargs) else model_kwargs
+        kwargs: dict[str, Any] = dict(plain or {})  # type: ignore[arg-type]
         if "swin" in name:
             kwargs.setdefault("strict_img_size", False)  # any image size
         if drop_path_rate:

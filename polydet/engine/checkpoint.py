@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
+_CLASSWISE = re.compile(r"cls|class|label|logit|score|embed")
 KeyMap = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
@@ -143,15 +145,17 @@ def load_weights(
     for key, value in source.items():
         if key not in target:
             ledger.unexpected.append(key)
-        elif target[key].shape == value.shape:
+            continue
+        same_shape = target[key].shape == value.shape
+        by_name = not same_shape or bool(_CLASSWISE.search(key))  # as many classes need not be the same classes
+        rows = _rows_by_name(value, target[key], class_names) if by_name else None
+        if rows is not None:
+            chosen[key], ledger.transferred[key] = rows
+        elif same_shape:
             chosen[key] = value
             ledger.loaded.append(key)
         else:
-            rows = _rows_by_name(value, target[key], class_names)
-            if rows is None:
-                ledger.conflicts[key] = (tuple(value.shape), tuple(target[key].shape))
-            else:
-                chosen[key], ledger.transferred[key] = rows
+            ledger.conflicts[key] = (tuple(value.shape), tuple(target[key].shape))
     ledger.missing = [k for k in target if k not in chosen and k not in ledger.conflicts]
     _count_modules(model, ledger)
     if ledger.coverage < min_coverage:
@@ -169,6 +173,8 @@ def _rows_by_name(
     if class_names is None or value.dim() == 0 or value.shape[1:] != target.shape[1:]:
         return None
     old, new = ([name.replace("_", " ").lower() for name in names] for names in class_names)
+    if old == new:
+        return None
     extra = len(value) - len(old)  # one more row: background or no-object, last
     if extra not in (0, 1) or len(target) - len(new) != extra:
         return None

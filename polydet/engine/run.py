@@ -32,6 +32,7 @@ from polydet.engine.ema import ModelEMA
 from polydet.engine.evaluate import Results, evaluate
 from polydet.engine.pictures import save_curves
 from polydet.engine.progress import build_writers, drop_metrics_from
+from polydet.engine.published import skip_published_weights
 from polydet.engine.sentinels import FrozenSentinel, GroundTruthSentinel, NonFiniteReplay, ZeroLossSentinel
 from polydet.engine.trainer import NonFiniteError, Trainer
 
@@ -162,12 +163,13 @@ def _label_space(cfg: DictConfig) -> Any:
 
 
 def _evaluate_only(cfg: DictConfig, output_dir: Path) -> Results:
-    model = build_model(cfg)
     last = output_dir / "model_final.pth"
     if not cfg.train.init_checkpoint and last.is_file():
         cfg.train.init_checkpoint = str(last)
     if not cfg.train.init_checkpoint:
         raise ConfigError(f"--eval-only needs train.init_checkpoint=..., and {last} does not exist")
+    skip_published_weights(cfg.model)
+    model = build_model(cfg)
     initialise(cfg, model)
     space = None if hasattr(model, "set_vocabulary") else _label_space(cfg)
     trainer_dtype = cfg.train.amp.dtype
@@ -182,8 +184,10 @@ def _evaluate_only(cfg: DictConfig, output_dir: Path) -> Results:
 
 
 def _train(cfg: DictConfig, output_dir: Path, resume: bool) -> Results:
-    model = build_model(cfg)
     has_checkpoint = resume and (output_dir / "last_checkpoint").is_file()
+    if has_checkpoint:
+        skip_published_weights(cfg.model)
+    model = build_model(cfg)
     if not has_checkpoint:
         initialise(cfg, model)
     trainer = _build_trainer(cfg, model)

@@ -4,7 +4,6 @@ import difflib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from detectron2.config import CfgNode, instantiate
 from detectron2.config import get_cfg as detectron2_cfg
@@ -13,11 +12,10 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from omegaconf import DictConfig, ListConfig
 from torch import nn
 
-from polydet.backbones import TimmBackbone
 from polydet.data import label_space_of
 from polydet.engine.checkpoint import load_weights, read_checkpoint
 from polydet.engine.config import ConfigError, load_config
-from polydet.text import OpenClipTextTower
+from polydet.engine.published import skip_published_weights
 
 
 def config_root() -> Path:
@@ -124,28 +122,13 @@ def PolydetLazyModel(cfg: CfgNode) -> nn.Module:  # Detectron2 builds a model by
 
 def _build(cfg: DictConfig, weights_follow: bool, vocabulary: Sequence[str] | None) -> nn.Module:
     if weights_follow:
-        skip_backbone_weights(cfg.model)
+        skip_published_weights(cfg.model)
     model = instantiate(cfg.model)
     if vocabulary:
         if not hasattr(model, "set_vocabulary"):
             raise ConfigError(f"{type(model).__name__} has a closed set of classes; it takes no vocabulary")
         model.set_vocabulary(list(vocabulary))
     return model
-
-
-def skip_backbone_weights(node: Any) -> None:
-    """Do not look for published weights of parts where a whole checkpoint is loaded afterwards."""
-    if isinstance(node, DictConfig):
-        for owner, key in ((TimmBackbone, "weights"), (OpenClipTextTower, "pretrained")):
-            if node.get("_target_") in (owner, f"{owner.__module__}.{owner.__name__}"):
-                node[key] = None
-        children: Any = node.values()
-    elif isinstance(node, ListConfig):
-        children = node
-    else:
-        return
-    for child in children:
-        skip_backbone_weights(child)
 
 
 def _weights_of(name: str | Path, weights: str | Path | None) -> str:

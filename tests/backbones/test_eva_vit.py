@@ -33,9 +33,7 @@ def test_windows_come_back(size):
 def test_all_global_equals_timm():
     """With every block global, square images at the reference size are timm's own forward without the class token."""
     model = tiny(patch_size=14, global_blocks=(0, 1, 2), canvas=56)
-    reference = timm.create_model(
-        NAME, dynamic_img_size=True, num_classes=0, class_token=False, **TINY
-    ).eval()
+    reference = timm.create_model(NAME, dynamic_img_size=True, num_classes=0, class_token=False, **TINY).eval()
     state = {k: v for k, v in model.body.state_dict().items() if k != "pos_embed"}
     reference.load_state_dict(state, strict=False)
     with torch.no_grad():

@@ -20,7 +20,8 @@ from detclipv2.predictor import WordPredictor
 from polydet.data import DatasetCard, DatasetError, card, register_card
 from polydet.data.shapeworld import generate
 from polydet.engine import ConfigError, load_config, save_config
-from polydet.model_zoo.zoo import config_path, skip_backbone_weights
+from polydet.engine.published import skip_published_weights
+from polydet.model_zoo.zoo import config_path
 
 
 def tool(name):
@@ -202,7 +203,7 @@ def test_word_region_pictures(tmp_path):
 
 def test_a_whole_checkpoint_needs_no_published_weights_of_parts():
     cfg = load_config(config_path("detclipv2_swint"))
-    skip_backbone_weights(cfg.model)
+    skip_published_weights(cfg.model)
     assert cfg.model.text_tower.pretrained is None and cfg.model.backbone.bottom_up.weights is None
 
 

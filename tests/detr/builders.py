@@ -39,10 +39,11 @@ DIM, HEADS, FFN, CLASSES, QUERIES, ENCODERS, DECODERS = 64, 4, 48, 7, 12, 2, 3
 DENSE = {"dim": DIM, "num_heads": HEADS, "ffn_dim": FFN, "dropout": 0.0}
 
 
-def small_backbone(num_outs: int = 4, norm: str = "GN") -> ChannelMapper:
-    names = ("res5",) if num_outs == 1 else ("res3", "res4", "res5")
-    body = TimmBackbone("resnet10t", names, weights=None, norm="train")
-    return ChannelMapper(body, names, DIM, num_outs, norm)
+def backbone_of(one_level: bool, name: str = "resnet10t", norm: str = "train") -> ChannelMapper:
+    """C5 alone without norm, or strides 8 to 64 with group norm."""
+    maps = ("res5",) if one_level else ("res3", "res4", "res5")
+    body = TimmBackbone(name, maps, weights=None, norm=norm)  # type: ignore[arg-type]
+    return ChannelMapper(body, maps, DIM, 1 if one_level else 4, "" if one_level else "GN")
 
 
 def focal_criterion(class_weight: float = 1.0) -> Criterion:
@@ -161,8 +162,7 @@ def build(member: str, backbone: nn.Module | None = None, seed: int = 0, **chang
     torch.manual_seed(seed)
     parts = {"criterion": focal_criterion(), "postprocess": TopK(10), **MEMBERS[member](), **changes}
     if backbone is None:
-        one = member in ONE_LEVEL
-        backbone = small_backbone(1 if one else 4, "" if one else "GN")
+        backbone = backbone_of(member in ONE_LEVEL)
     return DETR(backbone=backbone, num_classes=CLASSES, dim=DIM, **parts)
 
 

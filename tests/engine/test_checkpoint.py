@@ -51,9 +51,10 @@ def test_too_little_coverage_is_an_error_that_shows_the_ledger_and_changes_nothi
 def test_class_rows_go_by_name(background):
     old, new = ("cat", "traffic_light", "dog"), ("dog", "bird", "Traffic light")
     source, model = net(3 + background), net(3 + background)
-    fresh = model.cls.weight.clone()
-    ledger = load_weights(model, source.state_dict(), class_names=(old, (*new[:2], new[2])), min_coverage=0.0)
-    assert not ledger.transferred  # the same shape: copied as it is
+    ledger = load_weights(model, source.state_dict(), class_names=(old, new), min_coverage=0.0)
+    assert ledger.transferred["cls.weight"] == (2, 3)  # as many classes, but not the same ones
+    assert torch.equal(model.cls.weight[0], source.cls.weight[2])
+    assert "body.weight" in ledger.loaded
     model = net(len(new) + 1 + background)
     fresh = model.cls.weight.clone()
     ledger = load_weights(model, source.state_dict(), class_names=(old, (*new, "horse")), min_coverage=0.0)

@@ -1,0 +1,23 @@
+"""Published weights of parts (backbones, text towers), which a whole checkpoint makes needless."""
+
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig
+
+from polydet.backbones import TimmBackbone
+from polydet.text import OpenClipTextTower
+
+
+def skip_published_weights(node: Any) -> None:
+    """Do not look for published weights of parts where a whole checkpoint is loaded afterwards."""
+    if isinstance(node, DictConfig):
+        for owner, key in ((TimmBackbone, "weights"), (OpenClipTextTower, "pretrained")):
+            if node.get("_target_") in (owner, f"{owner.__module__}.{owner.__name__}"):
+                node[key] = None
+        children: Any = node.values()
+    elif isinstance(node, ListConfig):
+        children = node
+    else:
+        return
+    for child in children:
+        skip_published_weights(child)
