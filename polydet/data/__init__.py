@@ -3,7 +3,7 @@
 Importing this registers the built-in cards in Detectron2's catalogs and touches no dataset file.
 """
 
-from polydet.data import builtin
+from polydet.data import builtin, card_files
 from polydet.data.card import DatasetCard, datasets_root, list_cards, missing_files, prepare_cards, register_card
 from polydet.data.columns import AnnotationTable
 from polydet.data.errors import DatasetError
@@ -36,6 +36,7 @@ __all__ = [
     "build_test_loader",
     "build_train_loader",
     "builtin",
+    "card_files",
     "class_image_counts",
     "datasets_root",
     "get_card",

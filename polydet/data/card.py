@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +54,7 @@ class DatasetCard:
         files: further files the reader needs, by role.
         options: further arguments of the reader.
         generator: `module:function` that writes the dataset on first use, for generated datasets.
+        images: how many images the whole dataset has (`tools/check_datasets.py` compares).
         about, url, licence: where the files come from and under which terms.
     """
 
@@ -70,12 +72,18 @@ class DatasetCard:
     files: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     generator: str | None = None
+    images: int | None = None
     about: str = ""
     url: str = ""
     licence: str = ""
 
     def __post_init__(self) -> None:
         """Refuse a card that contradicts itself."""
+        if not re.fullmatch(r"[\w.+-]+", self.name) or self.name.startswith("."):
+            raise DatasetError(
+                f"card name {self.name!r} is not made of letters, digits, _ . + -",
+                remedy="the name becomes a folder of the run's output",
+            )
         if self.classes is not None:
             object.__setattr__(self, "classes", tuple(self.classes))
             seen: set[str] = set()
@@ -133,11 +141,17 @@ class DatasetCard:
 
 _CARDS: dict[str, DatasetCard] = {}
 _LOADERS: list[Callable[[str], Any]] = []
+_FINDERS: list[Callable[[str], DatasetCard | None]] = []  # where else a card may be found
 
 
 def set_loader(loader: Callable[[str], Any]) -> None:
     """Tell the registry how a card is loaded (kept here so that a card module imports no reader)."""
     _LOADERS[:] = [loader]
+
+
+def add_finder(finder: Callable[[str], DatasetCard | None]) -> None:
+    """Ask `finder` for cards that are not registered."""
+    _FINDERS.append(finder)
 
 
 def register_card(card: DatasetCard, *, overwrite: bool = False) -> DatasetCard:
@@ -178,7 +192,14 @@ def sync_metadata(card: DatasetCard) -> None:
 
 
 def find_card(name: str) -> DatasetCard:
-    """The card as it was registered, without looking at any file. Raises DatasetError with near names."""
+    """The card as it was registered (or found in a card file), without looking at its data.
+
+    Raises DatasetError with near names.
+    """
+    for finder in _FINDERS if name not in _CARDS else ():
+        if (card := finder(name)) is not None:
+            register_card(card)
+            break
     if name not in _CARDS:
         import difflib
 

@@ -23,6 +23,7 @@ COCO = DatasetCard(
     about="COCO 2017: 118,287 training and 5,000 validation images, 80 classes, exhaustive",
     url="https://cocodataset.org/#download",
     licence="annotations CC BY 4.0; images under Flickr terms",
+    images=5_000,
 )
 LVIS = DatasetCard(
     name="lvis_v1_val",
@@ -36,6 +37,7 @@ LVIS = DatasetCard(
     about="LVIS v1: 100,170 training and 19,809 validation images of COCO, 1,203 classes, federated",
     url="https://www.lvisdataset.org/dataset",
     licence="annotations CC BY 4.0; images as COCO",
+    images=19_809,
 )
 
 register_card(COCO)
@@ -43,6 +45,7 @@ register_card(
     replace(
         COCO,
         name="coco_2017_train",
+        images=118_287,
         json_file="coco/annotations/instances_train2017.json",
         image_root="coco/train2017",
     )
@@ -51,6 +54,7 @@ register_card(
     replace(
         COCO,
         name="coco_2017_train_without_lvis_val",
+        images=None,
         json_file="coco/annotations/instances_train2017.json",
         image_root="coco/train2017",
         options={"exclude_images_of": "lvis_v1_val"},
@@ -58,11 +62,12 @@ register_card(
     )
 )
 register_card(LVIS)
-register_card(replace(LVIS, name="lvis_v1_train", json_file="lvis/lvis_v1_train.json"))
+register_card(replace(LVIS, name="lvis_v1_train", json_file="lvis/lvis_v1_train.json", images=100_170))
 register_card(
     replace(
         LVIS,
         name="lvis_v1_minival",
+        images=4_809,
         json_file="lvis/lvis_v1_minival_inserted_image_name.json",
         about="MDETR's 4,809 images of COCO val2017 that are in LVIS v1 val",
         url="https://github.com/ashkamath/mdetr",

@@ -63,6 +63,7 @@ register_card(
         classes=("object",),
         evaluator="none",
         options={"captions": tuple(IMAGENET_CLASSNAMES)},
+        images=1_281_167,
         about="ImageNet-1k: 1,281,167 images, the caption is the class name (open_clip's names)",
         url="https://image-net.org/download.php",
         licence="ImageNet terms of access",

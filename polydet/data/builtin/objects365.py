@@ -39,12 +39,14 @@ _CARD = DatasetCard(
     about="Objects365 v2: 1,742,289 training and 80,000 validation images, 365 classes, exhaustive",
     url="https://www.objects365.org/download.html",
     licence="annotations CC BY 4.0; images under Flickr terms",
+    images=1_742_289,
 )
 register_card(_CARD)
 register_card(
     replace(
         _CARD,
         name="objects365_v2_val",
+        images=80_000,
         json_file="objects365/annotations/zhiyuan_objv2_val.json",
         image_root="objects365/val",
     )
@@ -59,6 +61,7 @@ for _split in ("train", "val"):
             classes=tuple(name for _, name in _V1),
             category_ids=tuple(int(id_) for id_, _ in _V1),
             spelling={},
+            images=608_606 if _split == "train" else 30_000,
             about="Objects365 v1: 608,606 training and 30,000 validation images, 365 classes in another order than v2",
         )
     )

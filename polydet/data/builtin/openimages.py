@@ -13,6 +13,8 @@ BOXABLE: dict[str, str] = dict(read_names("openimages"))  # machine id -> name, 
 _CHALLENGE = [mid for _, mid in read_names("openimages_challenge_2019")]
 _ROOT = "openimages"
 
+_IMAGES = {"train": 1_743_042, "val": 41_620, "test": 125_436}
+
 _V6 = DatasetCard(
     name="openimages_v6_train",
     json_file=f"{_ROOT}/annotations/oidv6-train-annotations-bbox.csv",
@@ -26,6 +28,7 @@ _V6 = DatasetCard(
     about="OpenImages v6: 1,743,042 training, 41,620 validation and 125,436 test images, 601 boxable classes",
     url="https://storage.googleapis.com/openimages/web/download_v7.html",
     licence="annotations CC BY 4.0; images listed as CC BY 2.0",
+    images=_IMAGES["train"],
 )
 _HIERARCHY = f"{_ROOT}/annotations/bbox_labels_600_hierarchy.json"
 register_card(_V6)
@@ -34,6 +37,7 @@ for _split, _name in (("validation", "val"), ("test", "test")):
         replace(
             _V6,
             name=f"openimages_v6_{_name}",
+            images=_IMAGES[_name],
             json_file=f"{_ROOT}/annotations/{_split}-annotations-bbox.csv",
             image_root=f"{_ROOT}/{_split}",
             files={"labels": f"{_ROOT}/annotations/{_split}-annotations-human-imagelabels-boxable.csv"},
@@ -45,6 +49,7 @@ for _split, _name in (("train", "train"), ("validation", "val"), ("test", "test"
         replace(
             _V6,
             name=f"openimages_v4_{_name}",
+            images=_IMAGES[_name],
             json_file=f"{_ROOT}/v4/{_split}-annotations-bbox.csv",
             image_root=f"{_ROOT}/{_split}",
             files={"labels": f"{_ROOT}/v4/{_split}-annotations-human-imagelabels-boxable.csv"},
@@ -62,6 +67,7 @@ for _split, _name in (("train", "train"), ("validation", "val")):
         replace(
             _V6,
             name=f"openimages_challenge2019_{_name}",
+            images=None,
             json_file=f"oid/annotations/challenge-2019-{_split}-detection-bbox.csv",
             image_root="oid/images" if _split == "train" else "oid/images/validation",
             classes=_OID_NAMES,
@@ -76,6 +82,7 @@ register_card(
     replace(
         _V6,
         name="oid_train",
+        images=None,
         json_file="oid/annotations/oid_challenge_2019_train_bbox.json",
         image_root="oid/images",
         format="openimages_json",

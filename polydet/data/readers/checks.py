@@ -51,6 +51,8 @@ def match_classes(
     """
     fixed = {id_: card.spelling.get(name, name) for id_, name in names.items()}
     if card.classes is None:
+        if not fixed:
+            raise DatasetError("'categories' is empty", file=path, remedy="declare the classes")
         order = sorted(fixed)
         twice = [name for name, n in Counter(fixed.values()).items() if n > 1]
         if twice:

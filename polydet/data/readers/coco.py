@@ -81,7 +81,8 @@ def read_grounding(card: DatasetCard, path: Path, image_root: Path) -> tuple[Ann
 
 
 def _phrase(annotation: dict, captions: dict, path: Path) -> str:
-    spans, caption = annotation.get("tokens_positive", []), captions.get(annotation.get("image_id"), "")
+    spans, image = annotation.get("tokens_positive", []), annotation.get("image_id")
+    caption = captions.get(image, "") if isinstance(image, (int, str)) else ""  # a wrong id is reported later
     try:
         for start, end in spans:
             if not 0 <= start < end <= len(caption):

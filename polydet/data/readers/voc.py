@@ -43,7 +43,7 @@ def parse_voc_xml(path: Path) -> tuple[int, int, Objects]:
             raise
         raise DatasetError(f"is not valid xml ({error})", file=path) from error
     height, width = (int(_number(root, f"size/{side}", path, "size")) for side in ("height", "width"))
-    if height <= 0 or width <= 0:
+    if not (0 < height <= 10**6 and 0 < width <= 10**6):
         raise DatasetError(f"size is {width}x{height}", file=path, where="size", remedy="write the image's size")
     objects: Objects = []
     for i, item in enumerate(root.findall("object")):
