@@ -46,12 +46,13 @@ def docstring(node: ast.FunctionDef) -> int:
 
 def test_rows_of_tables_are_thin_and_say_which_row_they_are():
     papers = ("scaledet", "metr", "codetr", "aligndet", "detclipv2")
-    rows = tracked(*(f"configs/{paper}/**.py" for paper in papers))
+    files = tracked(*(f"configs/{paper}/**.py" for paper in papers))
+    rows = [path for path in files if "common" not in path.parts]
     thick = [str(p.relative_to(ROOT)) for p in rows if p.read_text().count("\n") > MAX_CONFIG]
     unnamed = [
         str(p.relative_to(ROOT))
         for p in rows
-        if not re.search(r"table|figure|fig\.|section|appendix", p.read_text().split("\n")[0], re.IGNORECASE)
+        if not re.search(r"table|figure|section|sec\.|appendix", p.read_text().split("\n")[0], re.IGNORECASE)
     ]
     assert not thick and not unnamed, f"more than {MAX_CONFIG} lines: {thick}; first line names no table: {unnamed}"
 

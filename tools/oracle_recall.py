@@ -35,8 +35,8 @@ def read_objects(data: str) -> Objects:
     name = data
     if data not in list_cards():
         path = Path(data).absolute()
-        name = f"oracle:{path}"
-        register_card(DatasetCard(name, json_file=str(path), image_root=str(path.parent)))
+        name = f"oracle_{Path(path).stem}"
+        register_card(DatasetCard(name, json_file=str(path), image_root=str(path.parent)), overwrite=True)
     table = load_card(name)
     image = table.image_of_annotation()
     counted = table.flags & 1 == 0

@@ -1,4 +1,4 @@
-"""Box-domain pre-training of CBNetV2 with two Swin-L, half precision."""
+"""Section 4.1: box-domain pre-training of CBNetV2 with two Swin-L, half precision."""
 
 from .common.recipe import adamw, pretrain
 

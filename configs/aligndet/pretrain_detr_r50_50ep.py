@@ -1,4 +1,4 @@
-"""Box-domain pre-training of DETR R50, 50 epochs of COCO without labels, 256 pseudo-classes."""
+"""Section 4.1: box-domain pre-training of DETR R50, 50 epochs of COCO without labels, 256 pseudo-classes."""
 
 from .common.recipe import pretrain
 

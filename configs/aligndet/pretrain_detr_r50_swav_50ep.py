@@ -1,4 +1,4 @@
-"""Box-domain pre-training of DETR on a SwAV ResNet-50."""
+"""Section 4.1: box-domain pre-training of DETR on a SwAV ResNet-50."""
 
 from .common.recipe import pretrain, ssl_resnet
 

@@ -1,4 +1,4 @@
-"""Box-domain pre-training of Mask R-CNN, MobileNetV2."""
+"""Section 4.1: box-domain pre-training of Mask R-CNN, MobileNetV2."""
 
 from .common.recipe import pretrain
 

@@ -1,4 +1,4 @@
-"""Box-domain pre-training of Mask R-CNN, ResNet-18."""
+"""Section 4.1: box-domain pre-training of Mask R-CNN, ResNet-18."""
 
 from .common.recipe import pretrain
 

@@ -1,4 +1,4 @@
-"""Box-domain pre-training of Mask R-CNN on SimMIM's Swin-B, batch 32."""
+"""Section 4.1: box-domain pre-training of Mask R-CNN on SimMIM's Swin-B, batch 32."""
 
 from .common.recipe import WEIGHTS, adamw, pretrain, swin
 

@@ -1,4 +1,4 @@
-"""Box-domain pre-training of Mask R-CNN, Swin-S."""
+"""Section 4.1: box-domain pre-training of Mask R-CNN, Swin-S."""
 
 from .common.recipe import adamw, pretrain, swin
 

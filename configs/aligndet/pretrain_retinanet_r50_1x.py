@@ -1,4 +1,4 @@
-"""Box-domain pre-training of RetinaNet R50, 12 epochs of COCO without labels."""
+"""Section 4.1: box-domain pre-training of RetinaNet R50, 12 epochs of COCO without labels."""
 
 from .common.recipe import pretrain
 

@@ -1,4 +1,4 @@
-"""Box-domain pre-training of RetinaNet on a MoCo v2 ResNet-50."""
+"""Section 4.1: box-domain pre-training of RetinaNet on a MoCo v2 ResNet-50."""
 
 from .common.recipe import pretrain, ssl_resnet
 

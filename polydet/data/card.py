@@ -79,9 +79,9 @@ class DatasetCard:
 
     def __post_init__(self) -> None:
         """Refuse a card that contradicts itself."""
-        if not re.fullmatch(r"[\w.+-]+", self.name) or self.name.startswith("."):
+        if not re.fullmatch(r"[\w.+@-]+", self.name) or self.name.startswith("."):
             raise DatasetError(
-                f"card name {self.name!r} is not made of letters, digits, _ . + -",
+                f"card name {self.name!r} is not made of letters, digits, _ . + @ -",
                 remedy="the name becomes a folder of the run's output",
             )
         if self.classes is not None:
