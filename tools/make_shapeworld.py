@@ -16,7 +16,7 @@ from polydet.data.shapeworld.generate import PARTS, SEED, ensure_part
 from polydet.data.shapeworld.real_layout import DATASETS, write_real_layout
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Parse the command line and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layout", choices=("shapeworld", "real"), default="shapeworld")
@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--train", type=int, default=200, help="training images per real dataset")
     parser.add_argument("--val", type=int, default=40, help="validation images per real dataset")
     parser.add_argument("--seed", type=int, default=SEED, help="of the real layout")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     known = PARTS if args.layout == "shapeworld" else DATASETS
     if unknown := sorted(set(args.only or ()) - set(known)):
         parser.error(f"--only {' '.join(unknown)}: not among {' '.join(sorted(known))}")

@@ -1,7 +1,6 @@
 """ShapeWorld in every real layout, through every real card."""
 
-import subprocess
-import sys
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -103,11 +102,19 @@ def test_class_lists():
     assert all(name == name.strip() for name in (*v1, *v2))
 
 
-def test_tool(tmp_path):
-    tool = str(Path(__file__).parents[2] / "tools" / "make_shapeworld.py")
-    run = [sys.executable, tool, "--layout", "real", "--root", str(tmp_path / "r"), "--train", "2", "--val", "2"]
-    done = subprocess.run(run, capture_output=True, text=True)
-    assert done.returncode == 0 and "DETECTRON2_DATASETS=" in done.stdout, done.stderr
+def test_tool(tmp_path, monkeypatch, capsys):
+    path = Path(__file__).parents[2] / "tools" / "make_shapeworld.py"
+    spec = importlib.util.spec_from_file_location("make_shapeworld", path)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    args = ["--layout", "real", "--root", str(tmp_path / "r"), "--train", "2", "--val", "2", "--only", "coco", "voc"]
+    assert tool.main(args) == 0 and "DETECTRON2_DATASETS=" in capsys.readouterr().out
     assert (tmp_path / "r/coco/annotations/instances_train2017.json").exists()
-    again = subprocess.run(run, capture_output=True, text=True)
-    assert again.returncode == 2 and "already" in again.stderr
+    assert not (tmp_path / "r/lvis").exists() and (tmp_path / "r/VOC2012").exists()
+    for wrong, words in ((args, "already"), (["--only", "cocoa"], "cocoa")):
+        with pytest.raises(SystemExit):
+            tool.main(wrong)
+        assert words in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert tool.main(["--root", str(tmp_path / "file"), "--only", "wild"]) == 1
+    assert "cannot be written" in capsys.readouterr().err
