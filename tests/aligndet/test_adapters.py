@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import build, faster_rcnn, fcos, retinanet, two_view_batch
+from aligndet_detectors import build, faster_rcnn, fcos, retinanet, two_view_batch
 from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 from detectron2.utils.events import EventStorage
 

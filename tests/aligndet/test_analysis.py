@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import build, two_view_batch
+from aligndet_detectors import build, two_view_batch
 
 from aligndet.analysis import box_embeddings, draw_centres, draw_tsne, separation
 from aligndet.pretrainer import AlignDet

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import composite_htc, swin, two_view_batch
+from aligndet_detectors import composite_htc, swin, two_view_batch
 from detectron2.structures import BitMasks
 from detectron2.utils.events import EventStorage
 

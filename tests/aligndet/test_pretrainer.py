@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import build, two_view_batch
+from aligndet_detectors import build, two_view_batch
 from detectron2.utils.events import EventStorage
 
 from aligndet.adapters.base import TASKS

@@ -4,7 +4,7 @@ import os
 import cv2
 import numpy as np
 import pytest
-from conftest import scene
+from aligndet_detectors import scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import DETECTORS, build, two_view_batch
+from aligndet_detectors import DETECTORS, build, two_view_batch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.events import EventStorage
 

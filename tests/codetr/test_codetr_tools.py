@@ -44,6 +44,7 @@ def trained(tmp_path_factory):
     cfg.dataloader.train.datasets = ["codetr_squares"]
     cfg.dataloader.test_datasets = ["codetr_squares"]
     cfg.dataloader.test.mapper.augmentations.update(short=96, max_size=96)
+    cfg.model.heads = [{"name": "faster_rcnn", "options": {"fc_dims": [32]}}, "atss"]
     cfg.model.dim = 64
     cfg.model.encoder.num_layers = cfg.model.decoder.num_layers = 1
     cfg.model.share_heads = True

@@ -13,7 +13,7 @@ def random_embeddings(encoder, texts):
     return F.normalize(torch.randn(len(texts), encoder.dim, generator=generator, device="cpu"), dim=-1)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def anywhere(tmp_path_factory):
     """Real layouts for the configs that count images per class; encoders that need no weights."""
     root = tmp_path_factory.mktemp("real")
