@@ -287,12 +287,12 @@ def repeat_factors(offsets: np.ndarray, labels: np.ndarray, num_labels: int, thr
     frequency = image_counts(offsets, labels, num_labels) / images
     with np.errstate(divide="ignore"):
         of_label = np.maximum(1.0, np.sqrt(threshold / frequency)).astype(np.float32)
-    filled = np.flatnonzero(np.diff(offsets))  # reduceat needs non-empty runs; their starts are strictly increasing
-    step = max(1, len(filled) * _CHUNK // len(labels))
-    for begin in range(0, len(filled), step):
-        rows = filled[begin : begin + step]
-        first, last = offsets[rows[0]], offsets[rows[-1] + 1]
-        factors[rows] = np.maximum.reduceat(of_label[labels[first:last]], offsets[rows] - first)
+    boosted = of_label > 1  # few labels are, so only their annotations are looked at closely
+    for begin in range(0, len(labels), _CHUNK):
+        part = labels[begin : begin + _CHUNK]
+        rows = np.flatnonzero(boosted[part])
+        image = np.searchsorted(offsets, rows + begin, side="right") - 1
+        np.maximum.at(factors, image, of_label[part[rows]])
     return factors
 
 
