@@ -33,6 +33,7 @@ from polydet.engine.evaluate import Results, evaluate
 from polydet.engine.pictures import save_curves
 from polydet.engine.progress import build_writers, drop_metrics_from
 from polydet.engine.published import skip_published_weights
+from polydet.engine.running import RunningAverages
 from polydet.engine.sentinels import FrozenSentinel, GroundTruthSentinel, NonFiniteReplay, ZeroLossSentinel
 from polydet.engine.trainer import NonFiniteError, Trainer
 
@@ -315,6 +316,7 @@ def _register_hooks(
             hooks.EvalHook(train.eval_period, test) if len(cfg.dataloader.test_datasets) else None,
             BestCheckpoint(checkpointer, train.best_metric) if main and train.best_metric else None,
             hooks.PeriodicWriter(build_writers(output_dir, start_iter, max_iter), train.log_period) if main else None,
+            RunningAverages(train.checkpoint_period),
             # last: what a checkpoint's step has to say is on disk before the checkpoint is
             hooks.PeriodicCheckpointer(checkpointer, train.checkpoint_period, max_iter, train.max_checkpoints)
             if main
