@@ -66,14 +66,17 @@ class PlateauSchedule(HookBase):
     """Drives all learning rates by a :class:`Plateau` over the metric of each evaluation, and ends the run.
 
     The rates of ``lr_multiplier`` (warmup, then constant) are multiplied by the plateau's; groups keep their ratios.
-    An evaluation is read one step after it was made.  In a config: ``train.hooks``, with ``train.eval_period`` at one
-    epoch.
+    It stands after the evaluation's hook and before the checkpointer's, so that a checkpoint of an evaluation step knows
+    what the evaluation found.  In a config: ``train.hooks``, with ``train.eval_period_epochs=1``.
 
     Args:
         metric: ``dataset/task/name``; higher is better.
         lr: rate that ``min_lr`` is compared with; by default the highest of the groups.
         warmup_iters: evaluations before this step count as improvements only.
         others: see :class:`Plateau`.
+
+    Raises:
+        ValueError: when training begins, if the evaluation's hook stands after this one.
     """
 
     trainer: Trainer
@@ -95,6 +98,9 @@ class PlateauSchedule(HookBase):
         self._restored: dict[str, Any] = {}
 
     def before_train(self) -> None:
+        later = self.trainer._hooks[self.trainer._hooks.index(self) + 1 :]
+        if any(isinstance(hook, hooks.EvalHook) for hook in later):
+            raise ValueError("PlateauSchedule must stand after EvalHook: its state would be an evaluation behind")
         groups = self.trainer.optimizer.param_groups
         if self.base_lr is None:
             self.base_lr = max(group.get("initial_lr", group["lr"]) for group in groups)

@@ -312,9 +312,11 @@ def _register_hooks(
             GroundTruthSentinel(train.sentinels.ground_truth),
             ZeroLossSentinel(train.sentinels.zero_loss),
             FrozenSentinel(train.sentinels.frozen_period),
-            *instantiate(list(train.get("hooks", []))),
             hooks.EvalHook(train.eval_period, test) if len(cfg.dataloader.test_datasets) else None,
             BestCheckpoint(checkpointer, train.best_metric) if main and train.best_metric else None,
+            *instantiate(
+                list(train.get("hooks", []))
+            ),  # they see the evaluation, a checkpoint sees what they make of it
             hooks.PeriodicWriter(build_writers(output_dir, start_iter, max_iter), train.log_period) if main else None,
             RunningAverages(train.checkpoint_period),
             # last: what a checkpoint's step has to say is on disk before the checkpoint is

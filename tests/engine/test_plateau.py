@@ -1,5 +1,6 @@
 """The auto-step schedule: hand-written sequences of metrics, and the hook in a real loop."""
 
+import copy
 import math
 
 import pytest
@@ -81,60 +82,70 @@ def test_settings_that_never_end(settings):
         Plateau(1e-3, **settings)
 
 
-def _trainer(metrics, tmp_path, period=2, end=100, start=0, state=None, **settings):
-    """A loop that evaluates every `period` steps; `metrics` is what the evaluations find."""
+def _trainer(metrics, tmp_path, period=2, end=100, start=0, state=None, first=("eval", "schedule"), **settings):
+    """A loop that evaluates every `period` steps; `metrics` is what the evaluations find.
+
+    Returns (trainer, rates of each step, the schedule, what a checkpoint of each step holds).
+    """
     trainer = make()
     head = torch.nn.Parameter(torch.zeros(1))
     trainer.model.register_parameter("head", head)
     trainer.optimizer.add_param_group({"params": [head], "lr": 0.001})
     for group in trainer.optimizer.param_groups:
         group["initial_lr"] = group["lr"]
-    rates, found = [], iter(metrics)
+    rates, states, found = [], {}, iter(metrics)
 
     class Record(hooks.HookBase):
         def before_step(self):
             rates.append([group["lr"] for group in self.trainer.optimizer.param_groups])
+
+        def after_step(self):
+            states[self.trainer.iter] = copy.deepcopy(self.trainer.state_dict())
 
     if state is not None:
         trainer.load_state_dict(state)
     scheduler = LRMultiplier(trainer.optimizer, LinearParamScheduler(1.0, 1.0), end, last_iter=start - 1)
     checkpointer = Checkpointer(trainer.model, str(tmp_path))
     schedule = PlateauSchedule("toy/bbox/AP", min_lr=0.0005, **settings)
+    evaluation = hooks.EvalHook(period, lambda: {"toy": {"bbox": {"AP": next(found, 0.0)}}})
+    pair = {"eval": evaluation, "schedule": schedule}
+    middle = [pair[name] for name in first]
     trainer.register_hooks(
-        [
-            hooks.LRScheduler(scheduler=scheduler),
-            schedule,
-            hooks.PeriodicCheckpointer(checkpointer, 1000),
-            hooks.EvalHook(period, lambda: {"toy": {"bbox": {"AP": next(found, 0.0)}}}),
-            Record(),
-        ]
+        [hooks.LRScheduler(scheduler=scheduler), *middle, hooks.PeriodicCheckpointer(checkpointer, 1000), Record()]
     )
     trainer.set_loader(batches(start))
     trainer.train(start, end)
-    return trainer, rates, schedule
+    return trainer, rates, schedule, states
 
 
 def test_the_hook_decays_all_groups_and_ends_the_run(tmp_path):
-    trainer, rates, schedule = _trainer([5, 6, 1, 2], tmp_path, patience=2, stop_patience=3)
-    # evaluations after steps 1, 3, 5, ...; read one step later: decays at 2 bad ones, clamped at 5e-4
+    trainer, rates, schedule, _ = _trainer([5, 6, 1, 2], tmp_path, patience=2, stop_patience=3)
+    # evaluations after steps 1, 3, 5, ...; decays at 2 bad ones, clamped at 5e-4
     image = [round(r[0], 8) for r in rates]
     changes = [i for i in range(1, len(image)) if image[i] != image[i - 1]]
-    assert changes == [9, 13, 17] and sorted(set(image)) == [0.0005, 0.001, 0.01, 0.1]
+    assert changes == [8, 12, 16] and sorted(set(image)) == [0.0005, 0.001, 0.01, 0.1]
     assert all(text == pytest.approx(rate / 100) for rate, text in rates)
-    assert trainer.iter == trainer.max_iter == 23 and schedule.plateau.best == 6
+    assert trainer.iter == trainer.max_iter == 22 and schedule.plateau.best == 6
     assert (tmp_path / "model_final.pth").is_file()
 
 
 def test_evaluations_of_the_warmup_are_not_bad_ones(tmp_path):
-    _, rates, schedule = _trainer([5, 1, 1, 1, 1, 1], tmp_path, patience=2, end=12, warmup_iters=6)
-    assert [r[0] for r in rates] == [pytest.approx(0.1)] * 11 + [pytest.approx(0.01)] * 1
+    _, rates, schedule, _ = _trainer([5, 1, 1, 1, 1, 1], tmp_path, patience=2, end=12, warmup_iters=6)
+    assert [r[0] for r in rates] == [pytest.approx(0.1)] * 10 + [pytest.approx(0.01)] * 2
     assert schedule.plateau.best == 5
 
 
-def test_a_resumed_run_goes_on_with_its_rate_and_counter(tmp_path):
-    _, whole, _ = _trainer([5, 1, 1, 1, 1, 1], tmp_path, patience=2, end=12)
-    first, rates, _ = _trainer([5, 1, 1], tmp_path, patience=2, end=7)
-    state = {**first.state_dict(), "iteration": 6}
-    _, rest, schedule = _trainer([1, 1, 1], tmp_path, patience=2, start=7, end=12, state=state)
-    assert rates + rest == [pytest.approx(r) for r in whole]
-    assert schedule.plateau.best == 5
+@pytest.mark.parametrize("step", [3, 4, 5])  # 3 and 5 are evaluation steps, 5 is that of the decay
+def test_a_run_resumed_at_any_step_goes_on_with_its_rate_and_counter(tmp_path, step):
+    metrics = [5, 1, 1, 1, 6, 1]
+    _, whole, _, states = _trainer(metrics, tmp_path, patience=2, end=12)
+    seen = sum(i <= step for i in (1, 3, 5))
+    assert states[step]["hooks"]["PlateauSchedule"]["seen"] == 2 * seen - 1
+    _, rest, schedule, _ = _trainer(metrics[seen:], tmp_path, patience=2, start=step + 1, end=12, state=states[step])
+    assert rest == [pytest.approx(r) for r in whole[step + 1 :]]
+    assert schedule.plateau.best == 6
+
+
+def test_an_order_that_would_lose_an_evaluation_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="after EvalHook"):
+        _trainer([5], tmp_path, first=("schedule", "eval"))
