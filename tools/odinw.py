@@ -48,7 +48,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def config_of(args: argparse.Namespace, name: str) -> Any:
-    """The config of one set: epochs in steps, warmup within them, its own folder.
+    """The config of one set: an evaluation an epoch, warmup within the run, its own folder.
 
     Raises:
         ConfigError: a config without the key `odinw.set`.
@@ -63,7 +63,7 @@ def config_of(args: argparse.Namespace, name: str) -> Any:
         images = len(Union(list(cfg.dataloader.train.datasets)))
         steps = images / cfg.dataloader.train.total_batch_size
         total = math.ceil(cfg.train.max_epochs * steps)
-        cfg.train.eval_period = max(1, round(steps))
+        cfg.train.update(eval_period=0, eval_period_epochs=1.0)
         cfg.train.checkpoint_period = max(1, round(5 * steps))
         cfg.lr_multiplier.warmup_iters = min(cfg.lr_multiplier.warmup_iters, math.ceil(total / 10))
         logger.info("%s: %d images, %.2f steps an epoch, at most %d", name, images, steps, total)

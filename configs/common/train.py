@@ -23,7 +23,8 @@ train = dict(
     checkpoint_period=5000,
     max_checkpoints=3,
     best_metric="",  # e.g. coco_2017_val/bbox/AP: keeps model_best.pth
-    eval_period=0,  # 0: at the end only
+    eval_period=0,  # steps between evaluations; 0: at the end only
+    eval_period_epochs=0.0,  # the same in epochs, in place of eval_period
     log_period=20,
     pictures=8,  # images a dataset in predictions.png; 0 for none
     sentinels=dict(ground_truth=50, zero_loss=100, frozen_period=1000),

@@ -18,6 +18,7 @@ optimizer.lr = 4e-5
 optimizer.params.lr_factors = {r"^text_tower\.": 0.01}
 lr_multiplier.warmup_iters = 500
 train.hooks = [L(PlateauSchedule)(metric="${train.best_metric}", patience=5, stop_patience=8, factor=0.1, min_lr=1e-8)]
-train.update(max_epochs=250, best_metric="odinw_${odinw.set}_val/bbox/AP")
+train.hooks[0].warmup_iters = "${lr_multiplier.warmup_iters}"
+train.update(max_epochs=250, eval_period_epochs=1, best_metric="odinw_${odinw.set}_val/bbox/AP")
 train.init_checkpoint = "./output/detclipv2/swin_t_o365_goldg_cc15m/model_final.pth"
 train.output_dir = "./output/detclipv2/swin_t_odinw13"

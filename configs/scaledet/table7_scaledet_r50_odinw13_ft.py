@@ -14,7 +14,8 @@ model.on_vocabulary_mismatch = "transfer"  # the labels of the set only
 model.backbone.bottom_up.weights = None
 model.roi_heads.label_loss.soft_weight = 0.0
 optimizer.lr = 5e-5
-train.update(max_epochs=200.0, reference_batch_size=16, best_metric="odinw_${odinw.set}_val/bbox/AP", eval_period=100)
+train.update(max_epochs=200.0, eval_period_epochs=1, reference_batch_size=16)
+train.best_metric = "odinw_${odinw.set}_val/bbox/AP"
 train.hooks = [L(PlateauSchedule)(metric="${train.best_metric}", patience=3, stop_patience=8, min_lr=5e-7)]
 train.output_dir = "./output/scaledet/r50_odinw13_ft/${odinw.set}"
 train.init_checkpoint = "./output/scaledet/r50_l_c_o365_oid/model_final.pth"

@@ -66,8 +66,8 @@ class PlateauSchedule(HookBase):
     """Drives all learning rates by a :class:`Plateau` over the metric of each evaluation, and ends the run.
 
     The rates of ``lr_multiplier`` (warmup, then constant) are multiplied by the plateau's; groups keep their ratios.
-    It stands after the evaluation's hook and before the checkpointer's, so that a checkpoint of an evaluation step knows
-    what the evaluation found.  In a config: ``train.hooks``, with ``train.eval_period_epochs=1``.
+    It stands after the evaluation's hook and before the checkpointer's, so that the checkpoint of an evaluation step
+    knows what the evaluation found.  In a config: ``train.hooks``, with ``train.eval_period_epochs=1``.
 
     Args:
         metric: ``dataset/task/name``; higher is better.

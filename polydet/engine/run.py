@@ -285,6 +285,27 @@ def _duration(cfg: DictConfig, loader: Any) -> tuple[int, float]:
     return math.ceil(cfg.train.max_epochs * per_epoch), per_epoch
 
 
+def eval_period(train: DictConfig, iters_per_epoch: float) -> int:
+    """Optimiser steps between evaluations: ``eval_period``, or ``eval_period_epochs`` to the nearest step.
+
+    Raises:
+        ConfigError: both are set, or epochs of unknown length.
+    """
+    epochs = train.get("eval_period_epochs", 0.0)
+    if epochs <= 0:
+        return int(train.eval_period)
+    if train.eval_period > 0:
+        raise ConfigError(
+            f"train.eval_period={train.eval_period} and train.eval_period_epochs={epochs:g} exclude each other; "
+            "set one of them to 0"
+        )
+    if not iters_per_epoch:
+        raise ConfigError(
+            "train.eval_period_epochs needs a train loader of known length; set train.eval_period instead"
+        )
+    return max(1, round(epochs * iters_per_epoch))
+
+
 def _register_hooks(
     cfg: DictConfig,
     trainer: Trainer,
@@ -312,7 +333,7 @@ def _register_hooks(
             GroundTruthSentinel(train.sentinels.ground_truth),
             ZeroLossSentinel(train.sentinels.zero_loss),
             FrozenSentinel(train.sentinels.frozen_period),
-            hooks.EvalHook(train.eval_period, test) if len(cfg.dataloader.test_datasets) else None,
+            hooks.EvalHook(eval_period(train, iters_per_epoch), test) if len(cfg.dataloader.test_datasets) else None,
             BestCheckpoint(checkpointer, train.best_metric) if main and train.best_metric else None,
             *instantiate(
                 list(train.get("hooks", []))

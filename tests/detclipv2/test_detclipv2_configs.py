@@ -97,6 +97,7 @@ def test_fine_tuning(size):
     assert dict(odinw.optimizer.params.lr_factors) == {r"^text_tower\.": 0.01}
     schedule = odinw.train.hooks[0]
     assert (schedule.patience, schedule.stop_patience, schedule.min_lr, schedule.factor) == (5, 8, 1e-8, 0.1)
+    assert (odinw.train.eval_period_epochs, odinw.train.eval_period, schedule.warmup_iters) == (1, 0, 500)
     assert odinw.dataloader.train.sources.detection.mapper.num_concepts is None
     assert odinw.lr_multiplier.warmup_iters == 500 and odinw.lr_multiplier.kind == "constant"
 

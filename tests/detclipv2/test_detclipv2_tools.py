@@ -21,6 +21,7 @@ from polydet.data import DatasetCard, DatasetError, card, register_card
 from polydet.data.shapeworld import generate
 from polydet.engine import ConfigError, load_config, save_config
 from polydet.engine.published import skip_published_weights
+from polydet.engine.run import eval_period
 from polydet.model_zoo.zoo import config_path
 
 
@@ -113,7 +114,8 @@ def test_a_set_with_one_step_an_epoch(world, tmp_path):
     path = small_config(tmp_path / "toy.yaml")
     overrides = ["dataloader.train.total_batch_size=32", "train.max_epochs=250"]
     cfg = odinw.config_of(odinw.parse_args(["--config-file", str(path), *overrides]), "Toy")
-    assert cfg.train.eval_period == 1 and cfg.lr_multiplier.warmup_iters == math.ceil(250 * 12 / 32 / 10)
+    assert (cfg.train.eval_period, eval_period(cfg.train, 12 / 32)) == (0, 1)
+    assert cfg.lr_multiplier.warmup_iters == math.ceil(250 * 12 / 32 / 10)
     assert list(cfg.dataloader.train.sources.detection.datasets) == ["odinw_Toy_train"]
 
 

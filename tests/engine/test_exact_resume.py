@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.config import LazyCall as L
 from detectron2.config import LazyConfig
 from omegaconf import OmegaConf
 from torch import nn
 
 from polydet.data import DatasetCard, register_card
 from polydet.data.shapeworld.generate import write_part
-from polydet.engine import run, running
+from polydet.engine import ConfigError, run, running
+from polydet.engine.plateau import PlateauSchedule
+from polydet.engine.run import eval_period
 from polydet.engine.running import RunningAverages
 
 COMMON = Path(__file__).resolve().parent.parent.parent / "configs" / "common"
@@ -72,25 +75,57 @@ def stopped_at(checkpoint, whole, folder):
     return folder
 
 
-@pytest.mark.parametrize("name", ["fcos", "retinanet"])
-def test_dense_detectors_of_detectron2(small, tmp_path, name):
-    cfg = small(name)
+def run_and_resume(cfg, checkpoint, tmp_path):
+    """Final checkpoints of a run and of one that was killed after ``checkpoint``; their weights are the same."""
     cfg.train.output_dir = str(tmp_path / "whole")
     run(cfg)
-    saved = torch.load(tmp_path / "whole" / "model_0000001.pth", weights_only=True)
-    assert list(saved["trainer"]["hooks"]["RunningAverages"]["ranks"][0]) == [".loss_normalizer"]
-    folder = stopped_at("model_0000001", tmp_path / "whole", tmp_path / "resumed")
-    cfg.train.output_dir = str(folder)
+    cfg.train.output_dir = str(stopped_at(checkpoint, tmp_path / "whole", tmp_path / "resumed"))
     run(cfg, resume=True)
-    expected, found = (torch.load(path / "model_final.pth", weights_only=True) for path in (tmp_path / "whole", folder))
-    assert all(torch.equal(value, found["model"][key]) for key, value in expected["model"].items())
-    hooks = [checkpoint["trainer"]["hooks"] for checkpoint in (expected, found)]
-    assert hooks[0]["RunningAverages"] == hooks[1]["RunningAverages"]
+    both = [torch.load(tmp_path / name / "model_final.pth", weights_only=True) for name in ("whole", "resumed")]
+    expected, found = (checkpoint["model"] for checkpoint in both)
+    assert all(torch.equal(value, found[key]) for key, value in expected.items())
+    return both
+
+
+@pytest.mark.parametrize("name", ["fcos", "retinanet"])
+def test_dense_detectors_of_detectron2(small, tmp_path, name):
+    both = run_and_resume(small(name), "model_0000001", tmp_path)
+    whole, resumed = (checkpoint["trainer"]["hooks"]["RunningAverages"]["ranks"] for checkpoint in both)
+    assert whole == resumed and list(whole[0]) == [".loss_normalizer"]
     losses = [
-        [json.loads(line)["total_loss"] for line in (path / "metrics.json").read_text().splitlines()]
-        for path in (tmp_path / "whole", folder)
+        [json.loads(line)["total_loss"] for line in (tmp_path / run / "metrics.json").read_text().splitlines()]
+        for run in ("whole", "resumed")
     ]
     assert losses[0][2:] == losses[1]
+
+
+def test_a_plateau_schedule_from_the_checkpoint_of_an_evaluation_step(small, card, tmp_path):
+    cfg = small("fcos")
+    cfg.dataloader.test_datasets = [card]
+    cfg.train.update(max_iter=6, eval_period_epochs=0.5)  # of four steps
+    cfg.train.hooks = [L(PlateauSchedule)(metric=f"{card}/bbox/AP", patience=1, stop_patience=50)]
+    both = run_and_resume(cfg, "model_0000003", tmp_path)
+    saved = torch.load(tmp_path / "whole" / "model_0000003.pth", weights_only=True)["trainer"]["hooks"]
+    assert saved["PlateauSchedule"]["seen"] == 3 and saved["PlateauSchedule"]["lr"] < cfg.optimizer.lr
+    whole, resumed = (checkpoint["trainer"]["hooks"]["PlateauSchedule"] for checkpoint in both)
+    assert whole == resumed
+
+
+@pytest.mark.parametrize(
+    ("keys", "length", "message"),
+    [({"eval_period": 5}, 10.0, "exclude each other"), ({}, 0.0, "train.eval_period_epochs needs")],
+)
+def test_evaluation_periods_that_cannot_be_meant(keys, length, message):
+    train = OmegaConf.create({"eval_period": 0, "eval_period_epochs": 1.0, **keys})
+    with pytest.raises(ConfigError, match=message):
+        eval_period(train, length)
+
+
+@pytest.mark.parametrize(("epochs", "length", "steps"), [(1, 7.4, 7), (2, 7.4, 15), (1, 0.6, 1), (0.01, 7.4, 1)])
+def test_evaluation_periods_in_epochs_are_to_the_nearest_step(epochs, length, steps):
+    assert eval_period(OmegaConf.create({"eval_period": 0, "eval_period_epochs": epochs}), length) == steps
+    assert eval_period(OmegaConf.create({"eval_period": 3, "eval_period_epochs": 0.0}), length) == 3
+    assert eval_period(OmegaConf.create({"eval_period": 3}), length) == 3  # a run saved before the key was
 
 
 class Averaging(nn.Module):

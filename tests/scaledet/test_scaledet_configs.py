@@ -76,6 +76,7 @@ def test_a_set_of_odinw_is_one_override():
     assert list(cfg.dataloader.train.datasets) == ["odinw_Aquarium_train"]
     assert list(cfg.dataloader.test_datasets) == ["odinw_Aquarium_val", "odinw_Aquarium_test"]
     assert cfg.train.best_metric == cfg.train.hooks[0].metric == "odinw_Aquarium_val/bbox/AP"
+    assert (cfg.train.eval_period_epochs, cfg.train.eval_period) == (1, 0)  # the schedule counts epochs
     assert cfg.train.output_dir.endswith("Aquarium")
 
 
