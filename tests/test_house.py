@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-MAX_FILE, MAX_FUNCTION, MAX_CONFIG = 400, 60, 25
+MAX_FILE, MAX_FUNCTION, MAX_CONFIG, MAX_REPEATED = 400, 60, 25, 6
 PACKAGES = ("polydet", "scaledet", "metr", "codetr", "aligndet", "detclipv2", "tools")
 
 
@@ -55,6 +55,47 @@ def test_rows_of_tables_are_thin_and_say_which_row_they_are():
         if not re.search(r"table|figure|section|sec\.|appendix", p.read_text().split("\n")[0], re.IGNORECASE)
     ]
     assert not thick and not unnamed, f"more than {MAX_CONFIG} lines: {thick}; first line names no table: {unnamed}"
+
+
+def code_lines(path: Path) -> list[tuple[int, str]]:
+    """(number, text) of the lines that hold statements: no docstrings, comments, imports or closing brackets alone."""
+    text = path.read_text()
+    left_out = set()
+    for node in ast.walk(ast.parse(text)):
+        is_text = (
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        )
+        if is_text or isinstance(node, ast.Import | ast.ImportFrom):
+            left_out.update(range(node.lineno, node.end_lineno + 1))
+    lines = [(n, line.split("  #")[0].strip()) for n, line in enumerate(text.splitlines(), 1) if n not in left_out]
+    return [(n, line) for n, line in lines if line.strip("()[]{},") and not line.startswith("#")]
+
+
+def repeats(files: list[Path], longest: int) -> list[str]:
+    """Places where more than `longest` lines of code in a row stand in two files."""
+    seen: dict[tuple[str, ...], tuple[Path, int]] = {}
+    found = []
+    for path in files:
+        lines = code_lines(path)
+        for start in range(len(lines) - longest):
+            window = lines[start : start + longest + 1]
+            other, number = seen.setdefault(tuple(text for _, text in window), (path, window[0][0]))
+            if other != path:
+                found.append(f"{path.name}:{window[0][0]} repeats {other.name}:{number}")
+    return found
+
+
+def test_no_config_repeats_another():
+    found = repeats(tracked("configs/**.py"), MAX_REPEATED)
+    assert not found, "\n".join(found)
+
+
+def test_a_repetition_would_be_found(tmp_path):
+    lines = [f"model.part_{i} = {i}" for i in range(7)]
+    (tmp_path / "a.py").write_text("\n".join(['"""A."""', "import torch", *lines]))
+    (tmp_path / "b.py").write_text("\n".join(['"""B."""', "x = 1", *lines[:3], "", "# said otherwise", *lines[3:]]))
+    files = [tmp_path / "a.py", tmp_path / "b.py"]
+    assert repeats(files, 6) == ["b.py:3 repeats a.py:3"] and not repeats(files, 7)
 
 
 def test_nothing_unfinished_is_promised():
