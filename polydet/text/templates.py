@@ -1,16 +1,41 @@
 """Prompt templates: strings with one ``{}`` where the class name goes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from open_clip import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
-
-TEMPLATES: dict[str, tuple[str, ...]] = {
+_OWN = {
     "name": ("{}",),
     "a": ("a {}",),  # Detic
     "photo": ("a photo of a {}",),  # METR
-    "clip80": tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES),  # ScaleDet: CLIP's ensemble
-    "clip7": tuple(template("{}") for template in SIMPLE_IMAGENET_TEMPLATES),
 }
+_OPEN_CLIP = {
+    "clip80": "OPENAI_IMAGENET_TEMPLATES",  # ScaleDet: CLIP's ensemble
+    "clip7": "SIMPLE_IMAGENET_TEMPLATES",
+}
+
+
+class _Templates(Mapping[str, tuple[str, ...]]):
+    """Name -> templates.  CLIP's are read when they are asked for: importing open_clip takes seconds."""
+
+    def __getitem__(self, name: str) -> tuple[str, ...]:
+        if name in _OWN:
+            return _OWN[name]
+        if name not in _OPEN_CLIP:
+            raise KeyError(name)
+        import open_clip
+
+        return tuple(template("{}") for template in getattr(open_clip, _OPEN_CLIP[name]))
+
+    def __contains__(self, name: object) -> bool:
+        return name in _OWN or name in _OPEN_CLIP
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*_OWN, *_OPEN_CLIP))
+
+    def __len__(self) -> int:
+        return len(_OWN) + len(_OPEN_CLIP)
+
+
+TEMPLATES: Mapping[str, tuple[str, ...]] = _Templates()
 
 
 def resolve_templates(templates: str | Sequence[str]) -> tuple[str, ...]:

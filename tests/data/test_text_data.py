@@ -2,11 +2,14 @@
 
 import io
 import json
+import subprocess
+import sys
 import tarfile
 
 import pytest
 
 from polydet.data import DatasetError, DetectionMapper, Union, build_train_loader, load_card, read_image
+from polydet.data.card import find_card
 from polydet.data.shapeworld import generate
 
 
@@ -156,3 +159,16 @@ def test_class_folders(bench):
     bench.card(**fields, options={"captions": ("tench", "goldfish", "shark")})
     with pytest.raises(DatasetError, match="2 class folders, the card names 3"):
         load_card("toy")
+    bench.card(**fields, options={"captions": "string:absent"})
+    with pytest.raises(DatasetError, match="'string:absent' cannot be found"):
+        load_card("toy")
+    bench.card(**fields, options=find_card("imagenet1k_pairs_train").options)
+    with pytest.raises(DatasetError, match="2 class folders, the card names 1000"):
+        load_card("toy")
+
+
+def test_heavy_packages_are_not_imported_with_the_data():
+    heavy = {"open_clip", "timm", "transformers", "sentence_transformers"}
+    code = f"import sys, polydet.data; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

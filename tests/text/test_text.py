@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from polydet.text import (
+    TEMPLATES,
     LabelSpace,
     MiniLMEncoder,
     OpenClipEncoder,
@@ -93,6 +94,10 @@ def test_bad_templates_are_refused(templates):
 def test_clip_ensemble_is_open_clips():
     assert len(resolve_templates("clip80")) == 80
     assert resolve_templates("clip7")[0].format("cat") == open_clip.SIMPLE_IMAGENET_TEMPLATES[0]("cat")
+    assert "clip80" in TEMPLATES and "clip81" not in TEMPLATES
+    assert list(TEMPLATES) == [name for name in TEMPLATES if resolve_templates(name) == TEMPLATES[name]]
+    with pytest.raises(ValueError, match="clip80"):
+        resolve_templates("clip81")
 
 
 def test_offline_encoder_has_real_semantics(tmp_path):

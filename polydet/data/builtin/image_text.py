@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from open_clip import IMAGENET_CLASSNAMES
-
 from polydet.data.card import DatasetCard, register_card
 
 __all__: list[str] = []
@@ -62,7 +60,7 @@ register_card(
         format="class_folders",
         classes=("object",),
         evaluator="none",
-        options={"captions": tuple(IMAGENET_CLASSNAMES)},
+        options={"captions": "open_clip:IMAGENET_CLASSNAMES"},
         images=1_281_167,
         about="ImageNet-1k: 1,281,167 images, the caption is the class name (open_clip's names)",
         url="https://image-net.org/download.php",

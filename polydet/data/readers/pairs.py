@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import os
+import pkgutil
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -148,11 +149,18 @@ def _caption(tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> str:
 def read_class_folders(card: DatasetCard, path: Path, image_root: Path) -> tuple[AnnotationTable, DatasetCard]:
     """One folder of images per class, as ImageNet: the caption is the class name.
 
-    `path` is the folder of folders. `card.options["captions"]` names the classes in the order of the sorted folders.
-    Raises DatasetError if their numbers differ: names would be wrong.
+    `path` is the folder of folders. `card.options["captions"]` names the classes in the order of the sorted folders; a
+    text `module:name` says where these names are. Raises DatasetError if they are not there or their number differs:
+    names would be wrong.
     """
     folders = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
-    names = list(card.options.get("captions", folders))
+    names = card.options.get("captions", folders)
+    if isinstance(names, str):  # not imported before they are needed
+        try:
+            names = pkgutil.resolve_name(names)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise DatasetError(f"card {card.name!r}: captions {names!r} cannot be found: {error}") from error
+    names = list(names)
     if len(names) != len(folders):
         raise DatasetError(
             f"has {len(folders)} class folders, the card names {len(names)}",
