@@ -1,17 +1,14 @@
 """Every config loads strictly and its model, optimiser and schedule can be built."""
 
-import hashlib
-
 import pytest
-import torch
 from detectron2.config import instantiate
-from omegaconf import OmegaConf, open_dict
+from ledger_row import build
+from omegaconf import open_dict
 
 from polydet import model_zoo
 from polydet.engine import load_config
 
 GROUPS = sorted({name.split("/")[0] if "/" in name else "." for name in model_zoo.list_configs()})
-_built: dict[str, torch.nn.Module] = {}
 
 
 def configs(group):
@@ -21,14 +18,6 @@ def configs(group):
 
 def runs(cfg):
     return [s for s in cfg.stages.values() if "model" in s] if "stages" in cfg else [cfg]
-
-
-def build(cfg):
-    key = hashlib.sha256(repr(OmegaConf.to_container(cfg.model, resolve=False)).encode()).hexdigest()
-    if key not in _built:
-        with torch.device("meta"):
-            _built[key] = instantiate(cfg.model)
-    return _built[key]
 
 
 @pytest.mark.parametrize("group", GROUPS)
