@@ -5,7 +5,8 @@ python tools/tables.py                                     every table, with the
 python tools/tables.py scaledet/table_1                    the rows of a table
 python tools/tables.py --explain scaledet/table2_scaledet_swin_b_clip [--key train]
                                                            each value of a row's config, and the file that set it
-python tools/tables.py --write docs/tables --runs output   docs/tables/*.md: paper / ours / not run
+python tools/tables.py --write docs/tables [--runs output] docs/tables/*.md: paper / ours / not run; what the runs
+                                                           measured is kept in docs/tables/measured.json
 """
 
 import argparse
@@ -13,6 +14,7 @@ import difflib
 import json
 import sys
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +67,27 @@ def _rows(ledger: dict[str, Any], table: dict[str, Any], measured: dict[str, dic
     rows = []
     for row in table["rows"]:
         run = ledger["runs"].get(row.get("run"), {})
-        config = " ".join([run.get("config", ""), *(f"{k}={v}" for k, v in run.get("overrides", {}).items())]).strip()
-        ours = _numbers(measured[row["run"]]) if row.get("run") in measured else ("not run" if config else "")
+        overrides = {**run.get("overrides", {}), **row.get("overrides", {})}
+        config = " ".join([run.get("config", ""), *(f"{k}={v}" for k, v in overrides.items())]).strip()
+        ours = _numbers(measured[config]) if config in measured else ("not run" if config else "")
+        if run.get("left_out"):
+            config, ours = f"(left out: {run['left_out']})", ""
         rows.append([row["name"], config or f"({row['kind']})", _numbers(row["reported"]), ours])
     return rows
+
+
+def _departures(ledger: dict[str, Any], paper: str) -> list[str]:
+    """A line per listed difference between the paper's settings and the configs."""
+    names = [name for name in ledger["runs"] if name.startswith(f"{paper}/")]
+    lines = []
+    for entry in ledger["differs"]:
+        if entry["rows"][0].startswith(f"{paper}/"):
+            covered = sum(any(fnmatchcase(name, pattern) for pattern in entry["rows"]) for name in names)
+            where = ", ".join(f"`{pattern.removeprefix(f'{paper}/')}`" for pattern in entry["rows"])
+            lines.append(
+                f"- **{entry['key']}** of {where}{f' ({covered} runs)' if covered > 1 else ''}: {entry['reason']}"
+            )
+    return lines
 
 
 def _numbers(values: dict[str, Any]) -> str:
@@ -89,21 +108,29 @@ def explain(name: str, prefix: str) -> None:
 
 
 def read_runs(ledger: dict[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
-    """Results of the runs below ``folder`` whose recorded config and overrides are a run of the ledger.
+    """Results of the runs below ``folder`` whose recorded config and overrides are a row of the ledger.
 
     A run that changed anything else (a shorter schedule, say) is not that row and is left out.
+
+    Returns:
+        ``config key=value ...``, as the tables show it -> {dataset/task: AP}.
     """
-    keys = {
-        (run["config"], frozenset(f"{k}={v}" for k, v in run.get("overrides", {}).items())): key
-        for key, run in ledger["runs"].items()
-    }
+    keys = {}
+    for _, _, table in tables(ledger):
+        for row in table["rows"]:
+            if "run" in row:
+                run = ledger["runs"][row["run"]]
+                changes = [f"{k}={v}" for k, v in {**run.get("overrides", {}), **row.get("overrides", {})}.items()]
+                keys[run["config"], frozenset(changes)] = " ".join([run["config"], *changes])
     found = {}
     for summary in sorted(folder.rglob("run.json")):
         record = json.loads(summary.read_text())
         results = summary.with_name("results.json")
         config = record.get("config_file", "")
         changed = frozenset(
-            o for o in record.get("overrides", []) if not o.startswith(("train.output_dir", "dataloader"))
+            o
+            for o in record.get("overrides", [])
+            if not o.startswith(("train.output_dir", "train.device", "dataloader.train.num_workers"))
         )
         key = keys.get((config.split("configs/")[-1], changed))
         if key and results.is_file():
@@ -117,8 +144,13 @@ def read_runs(ledger: dict[str, Any], folder: Path) -> dict[str, dict[str, Any]]
 
 
 def write_pages(ledger: dict[str, Any], folder: Path, measured: dict[str, dict[str, Any]]) -> None:
-    """``folder/<paper>.md`` with a section a table."""
+    """``folder/<paper>.md`` with a section a table; ``measured`` joins what ``folder/measured.json`` has."""
     folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / "measured.json"
+    measured = {**(json.loads(kept.read_text()) if kept.is_file() else {}), **measured}
+    if measured:
+        text = json.dumps(measured, indent=2, sort_keys=True) + "\n"
+        write_whole(kept, lambda path, text=text: Path(path).write_text(text))
     for paper, entry in ledger["papers"].items():
         lines = [
             f"# {entry['title']}",
@@ -127,6 +159,8 @@ def write_pages(ledger: dict[str, Any], folder: Path, measured: dict[str, dict[s
         ]
         for note in entry["notes"]:
             lines += ["", f"- {note}"] if note is entry["notes"][0] else [f"- {note}"]
+        if departures := _departures(ledger, paper):
+            lines += ["", "Where a config says something else than the paper, and why:", "", *departures]
         for name, table in entry["tables"].items():
             lines += ["", f"## {name.replace('_', ' ')}", "", table["caption"]]
             if table.get("note"):
