@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import timm
 import torch
@@ -14,8 +14,9 @@ from detectron2.modeling import Backbone
 from omegaconf import OmegaConf
 from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-Norm = Literal["frozen", "train", "sync"]
+Norm = Literal["frozen", "eval", "train", "sync"]
 
 
 class TimmBackbone(Backbone):
@@ -26,8 +27,9 @@ class TimmBackbone(Backbone):
         out_features: which maps to return.
         weights: ``"timm"`` (the model's published weights: the folder ``$POLYDET_WEIGHTS`` first, then timm's own
             cache or download), the path of a checkpoint file, or None for random weights.
-        norm: ``frozen`` batch norms (statistics and affine part, as the papers do), ``train``, or ``sync``.
-            Models without batch norm do not change.
+        norm: batch norms: ``frozen`` (statistics and affine part), ``eval`` (statistics fixed, affine part trained:
+            mmdetection's ``norm_eval``), ``train``, or ``sync`` (trained, statistics over all processes).  Models
+            without batch norm do not change.
         freeze_at: freeze everything up to ``res{freeze_at}`` (1 is the stem); 0 freezes nothing.  Detectron2's meaning.
         drop_path_rate: stochastic depth.
         checkpointing: recompute activations in the backward pass.
@@ -74,16 +76,26 @@ class TimmBackbone(Backbone):
         channels = info.channels()
         self._out_feature_channels = dict(zip(self._out_features, channels))
         self._out_feature_strides = {feature: strides[i] for feature, i in zip(self._out_features, indices)}
+        self.norm = norm
         if norm == "frozen":
             self.body = freeze_batch_norm_2d(self.body)
         elif norm == "sync":
             self.body = nn.SyncBatchNorm.convert_sync_batchnorm(self.body)
-        elif norm != "train":
-            raise ValueError(f"norm must be frozen, train or sync, not {norm!r}")
+        elif norm not in ("eval", "train"):
+            raise ValueError(f"norm must be frozen, eval, train or sync, not {norm!r}")
         self._freeze(freeze_at)
         if checkpointing:
             self.body.set_grad_checkpointing(True)
         self.out_norms = nn.ModuleList(nn.LayerNorm(c) for c in channels) if out_norm else None
+
+    def train(self, mode: bool = True) -> Self:
+        """torch's; batch norms of ``norm="eval"`` stay in evaluation mode."""
+        super().train(mode)
+        if self.norm == "eval":
+            for module in self.body.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """``image [B, 3, H, W]`` (normalised) -> maps ``{res{k}: [B, C_k, H / 2**k, W / 2**k]}``."""

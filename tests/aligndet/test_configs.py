@@ -73,6 +73,24 @@ def test_learning_rate_rule(name, rates):
     assert (cfg.optimizer.lr, cfg.optimizer.weight_decay) == rates
 
 
+@pytest.mark.parametrize(
+    ("name", "norm", "freeze_at"),
+    [
+        ("table2_fcos_r50_90k_align", "eval", 2),
+        ("table3_mask_rcnn_r18_1x_base", "eval", 2),
+        ("table4_retinanet_r50_voc_align", "eval", 2),
+        ("table4_detr_r50_voc_align", "eval", 2),
+        ("table2_detr_r50_50ep_base", "sync", 0),
+        ("table5_mask_rcnn_r50_swav_1x_align", "sync", 0),
+        ("pretrain_fcos_r50_1x", "frozen", 0),
+    ],
+)
+def test_norms_of_the_backbone_are_the_published_ones(name, norm, freeze_at):
+    model = load_config(ROOT / "aligndet" / f"{name}.py").model
+    bottom_up = (model.adapter.detector if name.startswith("pretrain") else model).backbone.bottom_up
+    assert (bottom_up.norm, bottom_up.freeze_at) == (norm, freeze_at)
+
+
 def test_grid_rows_are_overrides():
     cfg = load_config(ROOT / "aligndet" / "table2_detr_r50_50ep_align.py", ["data.percent=5", "data.fold=3"])
     assert (cfg.dataloader.train.percent, cfg.dataloader.train.fold) == (5, 3)

@@ -64,6 +64,31 @@ def test_frozen_norms_do_not_move_in_training(name):
     assert not any("bn" in name for name, p in backbone.named_parameters())
 
 
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_100"])
+def test_norms_in_evaluation_mode_train_their_affine_part_only(name):
+    torch.manual_seed(0)
+    backbone = nn.Sequential(TimmBackbone(name, weights=None, norm="eval", freeze_at=1)).train()  # as part of a model
+    image = torch.randn(2, 3, 64, 64)
+    before = {k: v.clone() for k, v in backbone.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], lr=0.1)
+    maps = backbone(image)
+    sum(m.square().mean() for m in maps.values()).backward()
+    optimizer.step()
+    norms = {k: m for k, m in backbone.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    assert norms and not any(m.training for m in norms.values())
+    for key, value in backbone.named_buffers():
+        assert torch.equal(value, before[key]), key
+    last = list(norms)[-1]
+    assert all(p.grad is not None and p.grad.any() for p in norms[last].parameters())
+    assert not torch.equal(norms[last].weight.detach(), before[f"{last}.weight"])
+    # what it computes is what frozen norms compute, and the first stage is frozen as a whole
+    frozen = nn.Sequential(TimmBackbone(name, weights=None, norm="frozen"))
+    frozen.load_state_dict(before, strict=False)
+    for key, value in frozen.eval()(image).items():
+        torch.testing.assert_close(maps[key], value)
+    assert "0.body.bn1" not in norms
+
+
 def test_checkpointing_changes_memory_not_gradients():
     torch.manual_seed(0)
     plain = TimmBackbone("resnet18", weights=None)
@@ -101,6 +126,8 @@ def test_missing_weights_say_where_to_put_them(tmp_path, monkeypatch):
         TimmBackbone("resnet18", weights=str(tmp_path / "absent.pth"))
     with pytest.raises(ValueError, match="res7"):
         TimmBackbone("resnet18", ("res7",), weights=None)
+    with pytest.raises(ValueError, match="eval, train or sync"):
+        TimmBackbone("resnet18", weights=None, norm="batch")
 
 
 def test_channel_mapper_builds_further_levels_from_the_last_map():

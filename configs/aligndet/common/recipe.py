@@ -195,6 +195,7 @@ def finetune(file, detector, schedule, aligned=None, modules=""):
         loader.mapper.augmentations = L(detr_multi_scale)()
         model.backbone.bottom_up.update(norm="sync", freeze_at=0)
     elif detector != "cbnet":
+        model.backbone.bottom_up.norm = "eval"  # of ResNets and MobileNet; Swin has no batch norm
         model.backbone.norm = "SyncBN"
     steps, milestones = SCHEDULES[schedule]
     train = _new(_train)
@@ -239,4 +240,4 @@ def voc(model, dataloader):
     dataloader.test_datasets = ["voc_2007_test"]
     dataloader.train.mapper.augmentations = L(resize_shortest_edge)(short=SHORT_480_800, max_size=1333)
     if "decoder" in model:
-        model.backbone.bottom_up.update(norm="frozen", freeze_at=2)
+        model.backbone.bottom_up.update(norm="eval", freeze_at=2)
