@@ -22,13 +22,13 @@ from omegaconf import DictConfig
 from tabulate import tabulate
 
 from aligndet.clusters import cluster
-from aligndet.image_domain import pretrain_backbone
 from aligndet.proposal_columns import ProposalColumns
 from aligndet.proposal_data import make_proposals
 from polydet.backbones import TimmBackbone
 from polydet.data import load_card
 from polydet.data.augmentations import resize_shortest_edge
 from polydet.engine import load_config, run
+from polydet.engine.image_domain import pretrain_backbone
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "aligndet"
 TRAIN, VAL = "shapes_coco_train", "shapes_coco_val"

@@ -8,10 +8,10 @@ from detectron2.config import LazyCall as L
 from omegaconf import OmegaConf
 
 from aligndet.adapters import FCOSAdapter
-from aligndet.image_domain import pretrain_backbone
 from aligndet.pretrainer import AlignDet
 from aligndet.proposal_data import build_pretrain_loader, make_proposals
 from aligndet.views import TwoViewMapper
+from polydet.engine.image_domain import pretrain_backbone
 
 from ..common.models.fcos import model as _fcos
 from ..common.optim import adamw as _adamw

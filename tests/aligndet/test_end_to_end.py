@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 from test_configs import ROOT
 
-from aligndet.image_domain import object_crops, pretrain_backbone
 from polydet.data import DatasetCard
 from polydet.engine import load_config, run
+from polydet.engine.image_domain import object_crops, pretrain_backbone
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
-"""Image-domain pre-training in small (section 3.1): a backbone learns to classify object-centric crops.
+"""Image-domain pre-training in small: a backbone learns to classify object-centric crops.
 
-The paper starts from published ImageNet weights. Where none can be had (ShapeWorld, or a domain far from ImageNet),
-this makes a backbone of the same kind from any dataset card.
+Papers start from published ImageNet weights. Where none can be had (ShapeWorld, or a domain far from ImageNet), this
+makes a backbone of the same kind from any dataset card.
 """
 
 from __future__ import annotations
@@ -69,8 +69,15 @@ def pretrain_backbone(
     limit: int | None = None,
     seed: int = 0,
     device: str = "cpu",
+    model_kwargs: dict[str, Any] | None = None,
 ) -> dict[str, float]:
     """Train a timm classifier on crops and save its backbone as ``output`` (.safetensors) for ``TimmBackbone``.
+
+    Args:
+        dataset: card whose boxes are cut out.
+        crop_size: side of the crops, pixels.
+        limit: the first so many objects.
+        model_kwargs: further arguments of ``timm.create_model``.
 
     Nothing happens if ``output`` is there from the same settings.
 
@@ -87,7 +94,8 @@ def pretrain_backbone(
     crops, labels = object_crops(dataset, crop_size, limit=limit)
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    model = timm.create_model(name, num_classes=len(get_card(dataset).classes or ())).to(device).train()
+    classes = len(get_card(dataset).classes or ())
+    model = timm.create_model(name, num_classes=classes, **(model_kwargs or {})).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=iterations, pct_start=0.1)
     mean = torch.tensor([123.675, 116.28, 103.53], device=device).view(3, 1, 1)
