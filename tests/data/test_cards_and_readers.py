@@ -70,6 +70,20 @@ def test_builtin_cards_know_their_classes_without_files():
     assert "bull" in get_card("lvis_v1_train").classes
 
 
+def test_bigdetection_matches_classes_by_name(bench):
+    card = find_card("bigdetection_openimages_train")
+    assert len(card.classes) == 600 and card.classes[0] == "accordion" and card.classes[-1] == "zucchini"
+    for category, name in zip(bench.document["categories"], ("zucchini", "bus_(vehicle)")):
+        category["name"] = name
+    del bench.document["categories"][2:]
+    first, second = (category["id"] for category in bench.document["categories"])
+    for number, annotation in enumerate(bench.document["annotations"]):
+        annotation["category_id"] = first if number == 0 else second
+    bench.card(classes=card.classes)
+    found = {a["category_id"] for record in load_card("toy") for a in record["annotations"]}
+    assert found == {599, card.classes.index("bus_(vehicle)")}
+
+
 def test_missing_files_are_one_list(monkeypatch, tmp_path):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     with pytest.raises(DatasetError) as error:

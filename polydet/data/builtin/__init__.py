@@ -1,5 +1,5 @@
 """The cards that come with the package; importing this registers them and reads no file of any dataset."""
 
-from polydet.data.builtin import coco_lvis, image_text, objects365, odinw, openimages, shapes, voc_wider
+from polydet.data.builtin import bigdetection, coco_lvis, image_text, objects365, odinw, openimages, shapes, voc_wider
 
-__all__ = ["coco_lvis", "image_text", "objects365", "odinw", "openimages", "shapes", "voc_wider"]
+__all__ = ["bigdetection", "coco_lvis", "image_text", "objects365", "odinw", "openimages", "shapes", "voc_wider"]

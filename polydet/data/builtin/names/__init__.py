@@ -1,6 +1,7 @@
 """Class names of datasets, one `id<TAB>name` per line, in the order of the dataset's own files.
 
 `objects365_v1` and `_v2`: the 365 categories of each release (v2 with the spelling corrected as Detic does).
+`bigdetection`: the 600 categories of BigDetection, in its order; the ids are positions.
 `openimages`: the 601 boxable classes. `openimages_challenge_2019`: the 500 classes of that challenge by machine id.
 """
 
