@@ -1,5 +1,6 @@
 """LazyConfig files, read strictly: a key that nothing would ever read is an error that names the nearest one."""
 
+import copy
 import difflib
 import inspect
 import os
@@ -13,6 +14,7 @@ from detectron2.utils.registry import locate
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 REQUIRED_KEYS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
@@ -80,6 +82,38 @@ def save_config(cfg: DictConfig, path: str | os.PathLike[str]) -> None:
     temporary = Path(f"{path}.tmp.yaml")
     LazyConfig.save(cfg, str(temporary))
     os.replace(temporary, path)
+
+
+def stage_config(cfg: DictConfig, name: str) -> DictConfig:
+    """A copy of the config of one stage, as a config of its own: ``${train.max_iter}`` in it is its own key.
+
+    Raises:
+        ConfigError: an interpolation that only the config around the stages could resolve.
+    """
+    stage = copy.deepcopy(cfg.stages[name])
+    stage._set_parent(None)
+    stage._set_flag("allow_objects", True)  # it was the outer config's
+    lost = {key for key, _ in _unresolved(cfg.stages[name], "")}
+    for key, text in _unresolved(stage, ""):
+        if key not in lost:
+            raise ConfigError(
+                f"stages.{name}.{key}: {text} leads out of the stage, whose interpolations start at its own config "
+                f"(${{train.max_iter}} is stages.{name}.train.max_iter); give the stage that key, or write the value"
+            )
+    return stage
+
+
+def _unresolved(node: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    """(key, text) of interpolations that fail."""
+    keys: Any = list(node.keys()) if isinstance(node, DictConfig) and len(node) else range(len(node))
+    for key in keys:
+        if OmegaConf.is_interpolation(node, key):
+            try:
+                node[key]
+            except OmegaConfBaseException:
+                yield _join(prefix, key), str(node._get_node(key)._value())
+        elif not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig | ListConfig):
+            yield from _unresolved(node[key], _join(prefix, key))
 
 
 def flatten(cfg: Any, prefix: str = "") -> dict[str, Any]:

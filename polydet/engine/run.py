@@ -26,7 +26,7 @@ from torch import nn
 from polydet.data import label_space_of, prepare_cards
 from polydet.engine.best import BestCheckpoint
 from polydet.engine.checkpoint import Checkpointer, load_weights, read_checkpoint, write_whole
-from polydet.engine.config import REQUIRED_KEYS, ConfigError, flatten, save_config
+from polydet.engine.config import REQUIRED_KEYS, ConfigError, flatten, save_config, stage_config
 from polydet.engine.distributed import resolve_device, seed_everything, wrap_model
 from polydet.engine.ema import ModelEMA
 from polydet.engine.evaluate import Results, evaluate
@@ -46,7 +46,8 @@ def run(cfg: DictConfig, resume: bool = False, eval_only: bool = False) -> Resul
 
     A config with ``stages`` (name -> config with the same keys, or ``{"run": call}``) runs them one after the other,
     each in its own folder under ``train.output_dir``; ``train.init_checkpoint="stage:NAME"`` is an earlier stage's
-    final checkpoint.  With ``resume`` finished stages are left alone.
+    final checkpoint.  Interpolations in a stage start at the stage's config, those of a ``run`` at the whole one.
+    With ``resume`` finished stages are left alone.
 
     Returns:
         results of the last evaluation, ``{dataset: {task: {metric: value}}}``, on the main process.
@@ -76,14 +77,16 @@ def run(cfg: DictConfig, resume: bool = False, eval_only: bool = False) -> Resul
 def _run_stages(cfg: DictConfig, resume: bool, eval_only: bool) -> Results:
     root = Path(cfg.train.output_dir)
     results: Results = {}
+    own = {name: stage_config(cfg, str(name)) for name, stage in cfg.stages.items() if "run" not in stage}
     for name, stage in cfg.stages.items():
-        if "run" in stage:
+        if name not in own:
             if not eval_only and comm.is_main_process():
-                setup_logger(str(root), distributed_rank=comm.get_rank(), name="polydet")
+                _log_to(root)
                 logger.info("stage %s", name)
                 instantiate(stage.run)
             comm.synchronize()
             continue
+        stage = own[name]
         with open_dict(stage):
             stage.train.output_dir = str(root / str(name))
             start = str(stage.train.init_checkpoint)
@@ -105,13 +108,21 @@ def _prepare_output(cfg: DictConfig) -> Path:
         probe.unlink()
     except OSError as error:
         raise OSError(f"train.output_dir={str(output_dir)!r} cannot be written: {error}") from error
-    for name in LOGGERS:
-        setup_logger(str(output_dir), distributed_rank=comm.get_rank(), name=name, abbrev_name=name[:2])
+    _log_to(output_dir)
     if comm.is_main_process():
         save_config(cfg, output_dir / "config.yaml")
         lines = "\n".join(f"{key} = {value}" for key, value in flatten(_resolved(cfg)).items())
         write_whole(output_dir / "config_resolved.txt", lambda path: Path(path).write_text(lines + "\n"))
     return output_dir
+
+
+def _log_to(folder: Path) -> None:
+    """Log to the terminal and to this folder, no longer to that of an earlier run or stage of the process."""
+    setup_logger.cache_clear()
+    for name in LOGGERS:
+        for handler in list(logging.getLogger(name).handlers):
+            logging.getLogger(name).removeHandler(handler)
+        setup_logger(str(folder), distributed_rank=comm.get_rank(), name=name, abbrev_name=name[:2])
 
 
 def _resolved(cfg: DictConfig) -> DictConfig:

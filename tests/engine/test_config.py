@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from polydet.engine.config import ConfigError, flatten, load_config, save_config
+from polydet.engine.config import ConfigError, flatten, load_config, save_config, stage_config
 
 CONFIG = """
 import torch
@@ -79,3 +79,51 @@ def test_a_saved_config_loads_as_the_same(config, tmp_path):
         k: str(v) for k, v in flatten(cfg).items() if "_target_" not in k
     }
     assert sorted(Path(tmp_path).iterdir()) == [config, tmp_path / "config.yaml"]
+
+
+STAGES = """
+from omegaconf import OmegaConf
+import torch
+from detectron2.config import LazyCall as L
+
+train = dict(output_dir="outer", width=8)
+shared = dict(width=7)
+_model = L(torch.nn.Linear)(in_features="${..train.width}", out_features="${train.width}")
+_first = OmegaConf.create(dict(model=_model, train=dict(width=2), names=["${train.width}", L(int)()], kind=int),
+                          flags={"allow_objects": True})
+stages = dict(
+    first=_first,
+    second=dict(model=L(torch.nn.Linear)(in_features="${shared.width}"), train=dict(late="${nowhere.yet}")),
+    third=dict(model=dict(width="${....shared.width}")),
+    fourth=dict(model=dict(width="${nowhere.yet}"), shared=dict(width=1)),
+)
+"""
+
+
+def test_a_stage_resolves_its_own_keys(tmp_path):
+    path = tmp_path / "stages.py"
+    path.write_text(STAGES)
+    cfg = load_config(path, ["stages.first.train.width=3"])
+    assert cfg.stages.first.model.out_features == 8  # what the tree alone would give
+    first = stage_config(cfg, "first")
+    assert (first.model.in_features, first.model.out_features, first.names[0]) == (3, 3, 3)
+    first.train.width = 4
+    assert first.model.out_features == 4 and cfg.stages.first.train.width == 3
+    first.kind = float  # objects stay allowed
+    save_config(first, tmp_path / "first.yaml")
+    assert load_config(tmp_path / "first.yaml").model.out_features == 4
+
+
+@pytest.mark.parametrize("name", ["second", "third"])
+def test_a_stage_that_reaches_out_is_refused_by_key(tmp_path, name):
+    path = tmp_path / "stages.py"
+    path.write_text(STAGES)
+    key = {"second": r"model\.in_features: \$\{shared\.width\}", "third": r"model\.width: \$\{\.\.\.\.shared\.width\}"}
+    with pytest.raises(ConfigError, match=rf"stages\.{name}\.{key[name]} leads out of the stage"):
+        stage_config(load_config(path), name)
+
+
+def test_what_nobody_can_resolve_yet_is_left_as_it_is(tmp_path):
+    path = tmp_path / "stages.py"
+    path.write_text(STAGES)
+    assert stage_config(load_config(path), "fourth").shared.width == 1
