@@ -21,17 +21,30 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 def fcos_head(
-    channels: int, num_classes: int, num_levels: int = 5, num_convs: int = 4, prior_prob: float = 0.01
+    channels: int,
+    num_classes: int,
+    num_levels: int = 5,
+    num_convs: int = 4,
+    prior_prob: float = 0.01,
+    size_prior: float = 0.0,
 ) -> FCOSHead:
-    """FCOS's head with group norm in its towers."""
+    """FCOS's head with group norm in its towers.
+
+    Args:
+        prior_prob: of an object, at the start.
+        size_prior: distance from a point to the sides of its box at the start, in strides. Detectron2's 0 lies on the
+            edge of the ReLU behind the distances, where large steps from scratch can leave no gradient.
+    """
     shapes: Sequence[ShapeSpec] = [ShapeSpec(channels=channels)] * num_levels
-    return FCOSHead(
+    head = FCOSHead(
         input_shape=shapes,
         num_classes=num_classes,
         conv_dims=[channels] * num_convs,
         norm=group_norm,
         prior_prob=prior_prob,
     )
+    nn.init.constant_(head.bbox_pred.bias, size_prior)
+    return head
 
 
 def num_classes_of(datasets: Sequence[str]) -> int:

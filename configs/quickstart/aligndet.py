@@ -21,7 +21,7 @@ from ..common.shapeworld import train
 
 _fcos.backbone.bottom_up.update(name="resnet18", freeze_at=2)
 _fcos.backbone.out_channels = 64
-_fcos.head.num_convs = 2
+_fcos.head.update(num_convs=2, size_prior=2.0)
 _adamw.lr = 1e-3
 _cosine.warmup_iters = 20
 train.clip_grad.update(kind="norm", value=1.0)
@@ -50,11 +50,11 @@ _pretrain.dataloader.train = L(build_pretrain_loader)(
     num_workers=1,
 )
 _pretrain.dataloader.test_datasets = []
-_pretrain.train.max_iter = 60
+_pretrain.train.max_iter = 80
 
 _finetune = _config(model=_fcos, dataloader=_dataloader, train=train)
 _finetune.model.backbone.bottom_up.weights = None
-_finetune.train.update(max_iter=150, init_checkpoint="stage:pretrain")
+_finetune.train.update(max_iter=300, init_checkpoint="stage:pretrain")
 _finetune.train.init.key_map = "aligndet.transfer:FCOS"
 
 stages = dict(

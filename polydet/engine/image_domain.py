@@ -119,7 +119,8 @@ def pretrain_backbone(
         if step % 50 == 0:
             logger.info("backbone %d/%d: loss %.3f", step, iterations, loss.item())
     result = {"accuracy": right / max(seen, 1), "crops": float(len(crops))}
-    classifier = tuple(f"{layer}." for layer in np.atleast_1d(model.default_cfg["classifier"]))
+    default: Any = model.default_cfg
+    classifier = tuple(f"{layer}." for layer in np.atleast_1d(default["classifier"]))
     weights = {k: v.cpu().contiguous() for k, v in model.state_dict().items() if not k.startswith(classifier)}
     output.parent.mkdir(parents=True, exist_ok=True)
     save_file(weights, output)
