@@ -6,6 +6,7 @@ from detectron2.modeling import FPN
 
 from detclipv2 import CaptionConcepts, ConceptDictionary, DetectionConcepts, GroundingConcepts
 from polydet.data import DetectionMapper, build_test_loader
+from polydet.data.augmentations import resize_shortest_edge
 from polydet.data.mixed import build_mixed_loader
 from polydet.text import FrozenTextTower, MiniLMEncoder
 
@@ -15,7 +16,7 @@ from ..common.schedules import cosine as lr_multiplier
 from ..common.train import train
 
 _negatives = ["circle", "ring", "square", "rectangle", "triangle", "star", "hexagon", "oval", "house", "dog", "tree"]
-_boxes = L(DetectionMapper)(is_train=True, augmentations=[L(T.RandomFlip)()])
+_boxes = L(DetectionMapper)(is_train=True, augmentations=L(resize_shortest_edge)(short=128, max_size=256))
 dataloader = dict(
     train=L(build_mixed_loader)(
         datasets=["shapes_coco_train", "shapes_phrases_train", "shapes_captions_train"],
@@ -40,11 +41,11 @@ dataloader = dict(
                 datasets=["shapes_captions_train"],
                 mapper=L(CaptionConcepts)(
                     mapper=L(DetectionMapper)(
-                        is_train=True, augmentations=[L(T.Resize)(shape=(96, 120)), L(T.RandomFlip)()]
+                        is_train=True, augmentations=[L(T.Resize)(shape=(96, 116)), L(T.RandomFlip)()]
                     ),
                     max_concepts=8,
                 ),
-                total_batch_size=24,
+                total_batch_size=16,
                 num_workers=1,
                 filter_empty=False,
                 batches_per_epoch=2,
@@ -53,7 +54,13 @@ dataloader = dict(
         total_batch_size=8,
     ),
     test_datasets=["shapes_coco_val", "shapes_novel_val"],
-    test=L(build_test_loader)(dataset="", mapper=L(DetectionMapper)(is_train=False, augmentations=[]), batch_size=8),
+    test=L(build_test_loader)(
+        dataset="",
+        mapper=L(DetectionMapper)(
+            is_train=False, augmentations=L(resize_shortest_edge)(short=128, max_size=256, flip=False)
+        ),
+        batch_size=10,
+    ),
 )
 
 model.backbone = L(FPN)(bottom_up=model.backbone.bottom_up, in_features=["res3", "res4", "res5"], out_channels=64)
@@ -76,7 +83,7 @@ model.pairs_weight = 0.5  # the paper's 0.1 is for two hundred times the batch a
 
 optimizer.lr = 1e-3
 lr_multiplier.warmup_iters = 30
-train.max_iter = 300
+train.max_iter = 700
 train.clip_grad.update(kind="norm", value=1.0)
 train.ddp.find_unused_parameters = True
 train.output_dir = "./output/quickstart_detclipv2"

@@ -10,8 +10,7 @@ from ..common.models.metr import model
 dataloader.train.update(datasets=["shapes_coco_train", "shapes_lvis_train"], merge="name")
 dataloader.test_datasets = ["shapes_coco_val", "shapes_lvis_val", "shapes_wild_val"]
 
-shrink(model)
-model.backbone.update(in_features=["res3", "res4"], num_outs=3)
+shrink(model, num_queries=100)
 model.cem.ffn_dim = 256
 model.top_k = 10
 model.denoising.num_queries = 30
@@ -20,5 +19,7 @@ model.text_scale = 20.0  # about sqrt(D): see LanguageEmbeddings
 model.mask_foreign = True
 model.federated = "verified"
 
-train.max_iter = 220
+dataloader.test.batch_size = 10
+optimizer.lr = 1.2e-3
+train.max_iter = 500
 train.output_dir = "./output/quickstart_metr"
