@@ -22,7 +22,9 @@ class OpenImagesEvaluator(DetectionEvaluator):
     """Official OpenImages AP50 of a federated card with a hierarchy.
 
     Ground-truth boxes and positive image labels are expanded to all ancestors, negative image labels to all
-    descendants (TensorFlow Object Detection API, `oid_hierarchical_labels_expansion`). A detection counts only if its
+    descendants, as the challenge's own tool does (TensorFlow Object Detection API,
+    `oid_hierarchical_labels_expansion`; UniDet and Detic read its output): an image without an animal has no dog,
+    whereas one without a dog may well have an animal. ScaleDet says nothing about it. A detection counts only if its
     class is verified in its image. Group-of rules: `match_openimages`.
 
     Results: `AP50` with the detections as they are, `AP50_expand` with each detection repeated for its ancestors (for

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 from polydet.data import DatasetCard, DatasetError, load_card, register_card
 from polydet.data.hierarchy import read_hierarchy
 from polydet.evaluation import build_evaluator
-from polydet.evaluation.openimages import average_precision, match_openimages
+from polydet.evaluation.openimages import _verified, average_precision, match_openimages
 
 # a -> b -> d, a -> c -> d (two parents), c -> e; f stands alone
 TREE = {
@@ -209,6 +210,30 @@ def test_hierarchy_of_two_parents(tmp_path):
     above = read_hierarchy(tmp_path / "tree.json", {f"/m/{n}": k for k, n in enumerate(NAMES)})
     for k, name in enumerate(NAMES):
         assert {NAMES[i] for i in np.flatnonzero(above[k])} == set(ANCESTORS[name])
+
+
+def test_absence_of_a_class_is_absence_of_what_is_below_it_only():
+    above = np.array([[name in ANCESTORS[own] for name in NAMES] for own in NAMES])
+
+    class Lists(SimpleNamespace):
+        def __len__(self):
+            return len(self.offsets) - 1
+
+    def table(pos, neg):
+        verified = {
+            f"{kind}_category_ids": Lists(
+                values=np.array([NAMES.index(n) for n in names], int), offsets=np.array([0, len(names)])
+            )
+            for kind, names in (("pos", pos), ("neg", neg))
+        }
+        none = np.zeros(0, int)
+        return SimpleNamespace(verified=verified, labels=none, image_of_annotation=lambda: none)
+
+    def names(pos="", neg=""):
+        return "".join(NAMES[k] for k in _verified(table(pos, neg), above))
+
+    assert names(pos="e") == "ace" and names(neg="e") == "e"
+    assert names(pos="c") == "ac" and names(neg="c") == "cde" and names(neg="a") == "abcde"
 
 
 @pytest.mark.parametrize("text", ["[]", '{"LabelName": 3}', '{"LabelName": "/m/x"}', '{"Subcategory": []}', "{"])
