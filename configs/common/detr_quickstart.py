@@ -14,6 +14,8 @@ def shrink(model: DictConfig, num_queries: int = 60) -> DictConfig:
     """The same member, small enough to learn ShapeWorld from scratch in minutes."""
     model.backbone.bottom_up.update(name="resnet18", weights=None, norm="train", freeze_at=0)
     model.backbone.bottom_up.model_kwargs = dict(channels=(32, 64, 128, 256))
+    if list(model.backbone.in_features) == ["res5"]:  # stride 32 leaves 4 x 6 tokens of these images
+        model.backbone.in_features = model.backbone.bottom_up.out_features = ["res4"]
     model.dim = 128
     for part, layers in ((model.encoder, 2), (model.decoder, 3)):
         part.num_layers = layers

@@ -19,7 +19,9 @@ from ..common.schedules import cosine as _cosine
 from ..common.shapeworld import dataloader as _dataloader
 from ..common.shapeworld import train
 
+_narrow = dict(channels=(32, 64, 128, 256))
 _fcos.backbone.bottom_up.update(name="resnet18", freeze_at=2)
+_fcos.backbone.bottom_up.model_kwargs = _narrow
 _fcos.backbone.out_channels = 64
 _fcos.head.update(num_convs=2, size_prior=2.0)
 _adamw.lr = 1e-3
@@ -54,13 +56,16 @@ _pretrain.train.max_iter = 80
 
 _finetune = _config(model=_fcos, dataloader=_dataloader, train=train)
 _finetune.model.backbone.bottom_up.weights = None
-_finetune.train.update(max_iter=300, init_checkpoint="stage:pretrain")
+_finetune.train.update(max_iter=1000, init_checkpoint="stage:pretrain")
 _finetune.train.init.key_map = "aligndet.transfer:FCOS"
 
 stages = dict(
     backbone=dict(
         run=L(pretrain_backbone)(
-            dataset="shapes_lvis_train", iterations=120, output="${....train.output_dir}/backbone.safetensors"
+            dataset="shapes_lvis_train",
+            iterations=300,
+            model_kwargs=_narrow,
+            output="${....train.output_dir}/backbone.safetensors",
         )
     ),
     proposals=dict(

@@ -16,6 +16,7 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -85,6 +86,7 @@ def pretrain_backbone(
         ``accuracy`` on the crops of the last tenth of training, 0 to 1, and ``crops``.
     """
     output = Path(output)
+    model_kwargs = OmegaConf.to_object(model_kwargs) if OmegaConf.is_config(model_kwargs) else model_kwargs  # type: ignore[assignment]
     settings: dict[str, Any] = {k: v for k, v in locals().items() if k not in ("output", "device")}
     sidecar = output.with_suffix(".json")
     if output.is_file() and sidecar.is_file():

@@ -2,4 +2,5 @@ from ...common.detr_quickstart import dataloader, lr_multiplier, optimizer, shri
 from ...common.models.conditional_detr import model
 
 shrink(model)
+train.max_iter = 1000  # dense attention learns slowly
 train.output_dir = "./output/quickstart_conditional_detr"
