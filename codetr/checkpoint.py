@@ -12,26 +12,25 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-StateDict = dict[str, Tensor]
+from polydet.detr.checkpoint_maps import (
+    CHANNEL_MAPPER,
+    MMCV_LAYERS,
+    Rule,
+    StateDict,
+    apply_rules,
+    place_encoder_heads,
+    share_equal_heads,
+)
 
 _HEADS = "collaborators.heads."
-_RULES: tuple[tuple[str, str], ...] = (
+_RULES: tuple[Rule, ...] = (
     (r"^backbone\.(?=conv1|bn1|layer\d)", "backbone.bottom_up.body."),
     # Swin: timm puts the merging of patches before the stage that reads it
     (r"^backbone\.patch_embed\.", "backbone.bottom_up.body.patch_embed."),
     (r"^backbone\.layers\.(\d+)\.blocks\.", r"backbone.bottom_up.body.layers_\1.blocks."),
-    (r"^neck\.convs\.(\d+)\.conv\.", r"backbone.lateral.\1.0."),
-    (r"^neck\.convs\.(\d+)\.(?:gn|norm)\.", r"backbone.lateral.\1.1."),
-    (r"^neck\.extra_convs\.(\d+)\.conv\.", r"backbone.extra.\1.0."),
-    (r"^neck\.extra_convs\.(\d+)\.(?:gn|norm)\.", r"backbone.extra.\1.1."),
+    *CHANNEL_MAPPER,
     (r"^query_head\.transformer\.(?=encoder|decoder)", ""),
-    (r"^((?:en|de)coder\.layers\.\d+)\.attentions\.0\.(?:attn\.)?", r"\1.self_attn."),
-    (r"^((?:en|de)coder\.layers\.\d+)\.attentions\.1\.", r"\1.cross_attn."),
-    (r"^((?:en|de)coder\.layers\.\d+)\.ffns\.0\.layers\.0\.0\.", r"\1.ffn.linear1."),
-    (r"^((?:en|de)coder\.layers\.\d+)\.ffns\.0\.layers\.1\.", r"\1.ffn.linear2."),
-    (r"^((?:en|de)coder\.layers\.\d+)\.norms\.0\.", r"\1.norm1."),
-    (r"^((?:en|de)coder\.layers\.\d+)\.norms\.1\.", r"\1.norm2."),
-    (r"^((?:en|de)coder\.layers\.\d+)\.norms\.2\.", r"\1.norm3."),
+    *MMCV_LAYERS,
     (r"^decoder\.ref_point_head\.0\.", "decoder.query_position.position_head.layers.0."),
     (r"^decoder\.ref_point_head\.2\.", "decoder.query_position.position_head.layers.1."),
     (r"^query_head\.transformer\.level_embeds$", "level_embed"),
@@ -100,7 +99,8 @@ def from_mmdet(state_dict: Mapping[str, Tensor]) -> StateDict:
     _stack_level_scales(renamed)
     _place_swin_norms(renamed)
     _reorder_rpn(renamed)
-    _place_encoder_heads(renamed)
+    place_encoder_heads(renamed)
+    share_equal_heads(renamed)
     _split_learned_queries(renamed)
     for key in [k for k in renamed if re.match(r"backbone\.(lateral|extra)\.\d+\.0\.weight$", k)]:
         bias = key.removesuffix("weight") + "bias"  # there, convolutions before a norm have none
@@ -113,9 +113,7 @@ def _rename(key: str) -> str:
         match = re.match(pattern, key)
         if match:
             return name.format(int(match[1]) + 1) + key[match.end() :]
-    for pattern, replacement in _RULES:
-        key = re.sub(pattern, replacement, key)
-    return key
+    return apply_rules(_RULES, key)
 
 
 def _stack_level_scales(state: StateDict) -> None:
@@ -140,22 +138,6 @@ def _reorder_rpn(state: StateDict, ratios: int = 3, sizes: int = 3) -> None:
                 value = state[key]
                 grid = value.reshape(ratios, sizes, per_anchor, *value.shape[1:])
                 state[key] = grid.transpose(0, 1).reshape(value.shape)
-
-
-def _place_encoder_heads(state: StateDict) -> None:
-    """The head after those of the decoder's layers scores the encoder's proposals; equal heads are one."""
-    layers = 1 + max(int(m[1]) for k in state if (m := re.match(r"decoder\.layers\.(\d+)\.", k)))
-    for source, target in (
-        (f"class_heads.{layers}.", "queries.class_head."),
-        (f"box_heads.{layers}.", "queries.box_head."),
-    ):
-        for key in [k for k in state if k.startswith(source)]:
-            state[target + key.removeprefix(source)] = state.pop(key)
-    for heads in ("class_heads", "box_heads"):
-        others = [k for k in state if k.startswith(f"{heads}.") and not k.startswith(f"{heads}.0.")]
-        if all(torch.equal(state[k], state[re.sub(r"\.\d+", ".0", k, count=1)]) for k in others):
-            for key in others:
-                del state[key]
 
 
 def _split_learned_queries(state: StateDict) -> None:

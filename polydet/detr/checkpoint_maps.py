@@ -43,16 +43,30 @@ _RESNET: tuple[Rule, ...] = (
     (r"(\.body\.layer.*)\.shortcut\.", r"\1.downsample.0."),
 )
 
+# parts that checkpoints of mmdetection and of its descendants share
+CHANNEL_MAPPER: tuple[Rule, ...] = (
+    (r"^neck\.convs\.(\d+)\.conv\.", r"backbone.lateral.\1.0."),
+    (r"^neck\.convs\.(\d+)\.(?:gn|norm)\.", r"backbone.lateral.\1.1."),
+    (r"^neck\.extra_convs\.(\d+)\.conv\.", r"backbone.extra.\1.0."),
+    (r"^neck\.extra_convs\.(\d+)\.(?:gn|norm)\.", r"backbone.extra.\1.1."),
+)
+MMCV_LAYERS: tuple[Rule, ...] = (
+    (r"\.attentions\.(\d)\.attn\.", r".attentions.\1."),
+    (r"\.attentions\.0\.", ".self_attn."),
+    (r"\.attentions\.1\.", ".cross_attn."),
+    (r"\.ffns\.0\.layers\.0\.0\.", ".ffn.linear1."),
+    (r"\.ffns\.0\.layers\.0\.1\.", ".ffn.activation."),
+    (r"\.ffns\.0\.layers\.1\.", ".ffn.linear2."),
+    (r"(\.norm)s\.(\d)", _shift(1)),
+)
+
 # what follows the scheme's own rules: heads, queries and everything outside the layers
 _OUTSIDE: tuple[Rule, ...] = (
     (r"^(transformer|model)\.(?=encoder|decoder)", ""),
     (r"^(transformer|model)\.", ""),
     (r"^level_embeds?$", "level_embed"),
     (r"^input_proj(ection)?\.(weight|bias)$", r"backbone.lateral.0.0.\2"),
-    (r"^neck\.convs\.(\d+)\.conv\.", r"backbone.lateral.\1.0."),
-    (r"^neck\.convs\.(\d+)\.norm\.", r"backbone.lateral.\1.1."),
-    (r"^neck\.extra_convs\.(\d+)\.conv\.", r"backbone.extra.\1.0."),
-    (r"^neck\.extra_convs\.(\d+)\.norm\.", r"backbone.extra.\1.1."),
+    *CHANNEL_MAPPER,
     (r"^decoder\.(post_norm_layer|layernorm)\.", "decoder.norm."),
     (r"^encoder\.query_scale\.", "encoder.position_scale."),
     (r"^decoder\.query_scale\.", "decoder.query_position.query_scale."),
@@ -97,16 +111,7 @@ _OFFICIAL: tuple[Rule, ...] = (
     (r"(layers\.\d+)\.(linear[12]|activation)\.", r"\1.ffn.\2."),
 )
 
-_DETREX: tuple[Rule, ...] = (
-    (r"\.attentions\.(\d)\.attn\.", r".attentions.\1."),
-    (r"\.attentions\.0\.", ".self_attn."),
-    (r"\.attentions\.1\.", ".cross_attn."),
-    *_CONDITIONAL,
-    (r"\.ffns\.0\.layers\.0\.0\.", ".ffn.linear1."),
-    (r"\.ffns\.0\.layers\.0\.1\.", ".ffn.activation."),
-    (r"\.ffns\.0\.layers\.1\.", ".ffn.linear2."),
-    (r"(\.norm)s\.(\d)", _shift(1)),
-)
+_DETREX: tuple[Rule, ...] = (*MMCV_LAYERS, *_CONDITIONAL)
 
 _TRANSFORMERS: tuple[Rule, ...] = (
     (r"\.(self_attn\.)?self_attn_layer_norm\.", ".norm1."),
@@ -166,13 +171,13 @@ def convert(state_dict: Mapping[str, Tensor], class_rows: Sequence[int] | None =
     rules = (*_RESNET, *_SCHEMES[scheme], *_OUTSIDE)
     renamed: StateDict = {}
     for key, value in state.items():
-        renamed[_apply(rules, key)] = value
+        renamed[apply_rules(rules, key)] = value
     renamed = {k: v for k, v in renamed.items() if not re.match(r"decoder\.(class_embed|bbox_embed)\.", k)}
     _name_by_kind(renamed, scheme)
     _merge_projections(renamed)
     _place_input_projections(renamed)
-    _place_encoder_heads(renamed)
-    _share_equal_heads(renamed)
+    place_encoder_heads(renamed)
+    share_equal_heads(renamed)
     if class_rows is not None:
         _take_class_rows(renamed, class_rows)
     return renamed
@@ -186,7 +191,8 @@ def _unwrap(state_dict: Mapping[str, Tensor]) -> StateDict:
     return {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
 
 
-def _apply(rules: Sequence[Rule], key: str) -> str:
+def apply_rules(rules: Sequence[Rule], key: str) -> str:
+    """A key after the substitutions, each applied to what the one before it left."""
     for pattern, replacement in rules:
         key = re.sub(pattern, replacement, key)
     return key
@@ -238,18 +244,15 @@ def _place_input_projections(state: StateDict) -> None:
         _rename(state, rf"^input_proj\.{level}\.", f"backbone.{target}.")
 
 
-def _num_decoder_layers(state: StateDict) -> int:
-    return 1 + max(int(m[1]) for k in state if (m := re.match(r"decoder\.layers\.(\d+)\.", k)))
-
-
-def _place_encoder_heads(state: StateDict) -> None:
-    """The head after those of the decoder layers scores the encoder's proposals."""
-    extra = _num_decoder_layers(state)
+def place_encoder_heads(state: StateDict) -> None:
+    """Rename in place: the head after those of the decoder layers scores the encoder's proposals."""
+    extra = 1 + max(int(m[1]) for k in state if (m := re.match(r"decoder\.layers\.(\d+)\.", k)))
     _rename(state, rf"^class_heads\.{extra}\.", "queries.class_head.")
     _rename(state, rf"^box_heads\.{extra}\.", "queries.box_head.")
 
 
-def _share_equal_heads(state: StateDict) -> None:
+def share_equal_heads(state: StateDict) -> None:
+    """Keep in place one head of each kind where those of all decoder layers are equal."""
     for heads in ("class_heads", "box_heads"):
         first = {k: v for k, v in state.items() if k.startswith(f"{heads}.0.")}
         others = [k for k in state if k.startswith(f"{heads}.") and k not in first]
