@@ -54,6 +54,11 @@ def test_rows_of_tables_are_thin_and_say_which_row_they_are():
         for p in rows
         if not re.search(r"table|figure|section|sec\.|appendix", p.read_text().split("\n")[0], re.IGNORECASE)
     ]
+    for path in rows:
+        table = re.match(r"(?:supp_)?(table|figure)(\d+)_", path.name)
+        line = path.read_text().split("\n")[0]
+        if table and not re.search(rf"{table[1]}s? (\S+, )*(\S+ and )?{table[2]}\b", line, re.IGNORECASE):
+            unnamed.append(f"{path.relative_to(ROOT)} is of {table[1]} {table[2]}")
     assert not thick and not unnamed, f"more than {MAX_CONFIG} lines: {thick}; first line names no table: {unnamed}"
 
 

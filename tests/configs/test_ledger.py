@@ -73,6 +73,39 @@ def test_settings_are_what_the_configs_say(anywhere, paper):
     assert used == mine, [DIFFERS[i] for i in mine - used]
 
 
+def other(value):
+    """A value that no config has."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return 3 * value + 1
+    return [*value, "something else"] if isinstance(value, list) else "something else"
+
+
+@pytest.mark.parametrize("key", READERS)
+def test_a_wrong_setting_is_noticed(anywhere, key):
+    name, run = next((name, run) for name, run in RUNS.items() if key in run["settings"])
+    wrong = {**run["settings"], key: other(run["settings"][key])}
+    try:
+        found = read(key, Row(name, run, wrong, run.get("overrides", {})))
+    except (KeyError, AssertionError):
+        return  # also a way to say no
+    assert not same(wrong[key], found)
+
+
+def test_every_trained_row_is_a_run_and_every_config_is_a_row():
+    untrained = [
+        f"{paper}/{table}/{row['name']}"
+        for paper, entry in LEDGER["papers"].items()
+        for table, rows in entry["tables"].items()
+        for row in rows["rows"]
+        if row["kind"] != "cited" and "run" not in row
+    ]
+    assert not untrained
+    files = {f"{name}.py" for name in model_zoo.list_configs() if name.split("/")[0] in PAPERS}
+    assert files == {run["config"] for run in RUNS.values()}
+
+
 def test_departures_have_reasons():
     for entry in LEDGER["differs"]:
         assert set(entry) == {"key", "rows", "reason"} and entry["rows"], entry
