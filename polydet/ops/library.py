@@ -94,17 +94,7 @@ def forward_op(
 
 
 @forward_op.register_fake
-def _(
-    value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    reference_points: Tensor | None,
-    sampling: Tensor,
-    attention: Tensor,
-    query_order: Tensor | None,
-    deterministic: bool | None,
-    backend: str,
-) -> Tensor:
+def _(value: Tensor, _shapes: Tensor, _starts: Tensor, _reference: Tensor | None, sampling: Tensor, *_: Any) -> Tensor:
     return value.new_empty((value.shape[0], sampling.shape[1], value.shape[2] * value.shape[3]))
 
 
@@ -158,24 +148,14 @@ def backward_op(
 
 
 @backward_op.register_fake
-def _(
-    grad: Tensor,
-    value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    reference_points: Tensor | None,
-    sampling: Tensor,
-    attention: Tensor,
-    query_order: Tensor | None,
-    need_reference: bool,
-    deterministic: bool | None,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _(_grad: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    value, _, _, reference_points, sampling, attention, _, need_reference, *_ = arguments
+
     def like(tensor: Tensor) -> Tensor:
         return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
 
     wanted = reference_points is not None and need_reference
-    grad_reference = like(reference_points) if wanted else value.new_empty(0)  # type: ignore[arg-type]
+    grad_reference = like(reference_points) if wanted else value.new_empty(0)
     return like(value), grad_reference, like(sampling), like(attention)
 
 
