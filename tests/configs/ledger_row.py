@@ -1,6 +1,7 @@
 """A run of the ledger beside its resolved config, and how to read a config."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -137,3 +138,25 @@ class Row:
         """The call that makes the training augmentation."""
         mapper = self.source.mapper
         return (mapper.mapper if "mapper" in mapper else mapper).augmentations
+
+
+# setting of the ledger -> what a config says about it
+READERS: dict[str, Callable[[Row], Any]] = {}
+
+
+def reads(*keys: str) -> Callable[[Callable[[Row], Any]], Callable[[Row], Any]]:
+    def register(reader: Callable[[Row], Any]) -> Callable[[Row], Any]:
+        READERS.update(dict.fromkeys(keys, reader))
+        return reader
+
+    return register
+
+
+def at(path: str) -> Callable[[Row], Any]:
+    """Reads one key of the config."""
+    return lambda row: OmegaConf.select(row.cfg, path, throw_on_missing=True)
+
+
+def hook(name: str) -> Callable[[Row], Any]:
+    """Reads an argument of the run's only hook, the plateau schedule."""
+    return lambda row: argument(row.cfg.train.hooks[0], name)
