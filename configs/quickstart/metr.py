@@ -20,6 +20,7 @@ model.mask_foreign = True
 model.federated = "verified"
 
 dataloader.test.batch_size = 10
+dataloader.evaluators = dict(shapes_coco_val=["coco", "multilabel"], shapes_lvis_val=["lvis", "multilabel"])
 optimizer.lr = 1.2e-3
 train.max_iter = 500
 train.output_dir = "./output/quickstart_metr"

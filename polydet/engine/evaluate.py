@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from detectron2.config import instantiate
-from detectron2.evaluation import inference_on_dataset
+from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
 from detectron2.utils import comm
 from omegaconf import DictConfig
 from tabulate import tabulate
@@ -86,7 +86,7 @@ def evaluate(
 
     Args:
         cfg: the run's config; ``cfg.dataloader.test`` builds the loader of one dataset, and ``cfg.dataloader.
-            evaluators`` (optional) names another evaluator than the card's for some datasets.
+            evaluators`` (optional) names another evaluator than the card's for some datasets, or several.
         model: without DistributedDataParallel.
         output_dir: receives ``results.json``, ``results.txt`` and ``predictions.png``.
         label_space: labels that a closed-set model predicts.
@@ -107,8 +107,10 @@ def evaluate(
         with classes_of(model, dataset, label_space) as view:
             wrapped = _Autocast(view, autocast)
             logger.info("evaluating on %s", dataset)
-            kind = cfg.dataloader.get("evaluators", {}).get(dataset)
-            evaluator = build_evaluator(dataset, str(Path(output_dir) / "inference" / dataset), kind)
+            kinds = cfg.dataloader.get("evaluators", {}).get(dataset)
+            folder = str(Path(output_dir) / "inference" / dataset)
+            several = kinds if isinstance(kinds, Sequence) and not isinstance(kinds, str) else [kinds]
+            evaluator = DatasetEvaluators([build_evaluator(dataset, folder, kind) for kind in several])
             found = inference_on_dataset(wrapped, loader, evaluator)
             if pictures and comm.is_main_process():
                 panels += draw_predictions(wrapped, loader, dataset, pictures)

@@ -5,10 +5,21 @@ import json
 import numpy as np
 import pytest
 import torch
+from detectron2.config import LazyCall as L
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Boxes, Instances
+from omegaconf import OmegaConf
 from torch import nn
 
-from polydet.engine.evaluate import ClassMismatch, RestrictedModel, joint_labels, results_table, write_results
+from polydet.data import DatasetCard, register_card
+from polydet.engine.evaluate import (
+    ClassMismatch,
+    RestrictedModel,
+    evaluate,
+    joint_labels,
+    results_table,
+    write_results,
+)
 from polydet.engine.pictures import save_curves, save_panels
 from polydet.text import LabelSpace
 
@@ -57,3 +68,30 @@ def test_pictures_are_written(tmp_path):
         assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG" and (tmp_path / name).stat().st_size > 5000
     save_curves(tmp_path / "absent.json", tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
+
+
+class Counts(DatasetEvaluator):
+    """Counts the images that it sees."""
+
+    def __init__(self, kind):
+        self.kind, self.seen = kind, 0
+
+    def process(self, inputs, outputs):
+        self.seen += len(inputs)
+
+    def evaluate(self):
+        return {str(self.kind): {"AP": float(self.seen)}}
+
+
+def two_batches(dataset):
+    return [[{"image_id": 1}, {"image_id": 2}], [{"image_id": 3}]]
+
+
+@pytest.mark.parametrize(("kinds", "tasks"), [(["coco", "multilabel"], {"coco", "multilabel"}), ("lvis", {"lvis"})])
+def test_a_dataset_may_have_several_evaluators(monkeypatch, tmp_path, kinds, tasks):
+    register_card(DatasetCard("several", "x.json", "x", classes=("a",)), overwrite=True)
+    monkeypatch.setitem(evaluate.__globals__, "build_evaluator", lambda dataset, folder, kind: Counts(kind))
+    loader = {"test_datasets": ["several"], "evaluators": {"several": kinds}, "test": L(two_batches)(dataset="")}
+    cfg = OmegaConf.create({"dataloader": loader}, flags={"allow_objects": True})
+    results = evaluate(cfg, nn.Identity(), tmp_path)
+    assert results["several"] == {task: {"AP": 3.0} for task in tasks}
