@@ -15,19 +15,20 @@ from typing import Any
 
 import torch
 from detectron2.config import instantiate
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.analysis import FlopCountAnalysis
 from detectron2.utils.events import EventStorage
 from tabulate import tabulate
 from torch import nn
 
 from polydet import model_zoo
+from polydet.data.card import find_card
 from polydet.engine.distributed import seed_everything
 from polydet.engine.published import skip_published_weights
 
 
 def made_up_batch(size: tuple[int, int], images: int, boxes: int, dataset: str) -> list[dict[str, Any]]:
-    """``images`` random images of ``size`` (height, width) with ``boxes`` objects of class 0, xyxy in pixels."""
+    """``images`` random images of ``size`` (height, width), each with ``boxes`` objects of class 0: xyxy, and masks."""
     batch = []
     for i in range(images):
         instances = Instances(size)
@@ -35,6 +36,7 @@ def made_up_batch(size: tuple[int, int], images: int, boxes: int, dataset: str) 
         low_high = torch.cat([corner, corner + 0.1 + 0.25 * torch.rand(boxes, 2)], dim=1)
         instances.gt_boxes = Boxes(low_high * torch.tensor([size[1], size[0]] * 2))
         instances.gt_classes = torch.zeros(boxes, dtype=torch.long)
+        instances.gt_masks = PolygonMasks([[box[[0, 1, 2, 1, 2, 3, 0, 3]].numpy()] for box in instances.gt_boxes])
         image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
         batch.append(
             {"image": image, "height": size[0], "width": size[1], "image_id": i, "file_name": f"made up {i}",
@@ -107,7 +109,10 @@ def main() -> None:
     cfg = model_zoo.get_config(args.config, args.overrides)
     skip_published_weights(cfg.model)
     model = instantiate(cfg.model).to(args.device)
-    batch = made_up_batch(tuple(args.size), args.images, 8, next(iter(cfg.dataloader.train.get("datasets", [""]))))
+    dataset = next(iter(cfg.dataloader.train.get("datasets", [""])))
+    if "vocabulary" in cfg.model and not cfg.model.vocabulary:  # DetCLIPv2 looks for what it is asked
+        model.set_vocabulary(list(find_card(dataset).classes or ["object"]))
+    batch = made_up_batch(tuple(args.size), args.images, 8, dataset)
     rows = count_parameters(model)
     print(tabulate(rows, headers=["module", "trainable (M)", "all (M)"]))
     flops, skipped = count_flops(model, batch)
