@@ -8,12 +8,12 @@ from ..common.detr_quickstart import dataloader, lr_multiplier, optimizer, shrin
 from ..common.models.metr import model
 
 dataloader.train.update(datasets=["shapes_coco_train", "shapes_lvis_train"], merge="name")
-dataloader.test_datasets = ["shapes_coco_val", "shapes_lvis_val", "shapes_wild_val"]
+dataloader.test_datasets = ["shapes_coco_val", "shapes_lvis_val"]
 
 shrink(model, num_queries=100)
 model.cem.ffn_dim = 256
 model.top_k = 10
-model.denoising.num_queries = 30
+model.denoising.num_queries = 16
 model.text_encoder = L(MiniLMEncoder)()
 model.text_scale = 20.0  # about sqrt(D): see LanguageEmbeddings
 model.mask_foreign = True
@@ -22,5 +22,5 @@ model.federated = "verified"
 dataloader.test.batch_size = 10
 dataloader.evaluators = dict(shapes_coco_val=["coco", "multilabel"], shapes_lvis_val=["lvis", "multilabel"])
 optimizer.lr = 1.2e-3
-train.max_iter = 500
+train.max_iter = 540
 train.output_dir = "./output/quickstart_metr"
