@@ -98,6 +98,7 @@ def their_model(queries: int) -> nn.Module:
         num_queries=queries,
         num_labels=CLASSES,
         auxiliary_loss=True,
+        attention_dropout=0.1,  # as in the authors' code and ours; transformers' default leaves it out
     )
     return transformers.DeformableDetrForObjectDetection(config)
 

@@ -1,6 +1,6 @@
 """Word-region pictures: for each noun phrase of a caption the region that fits it best (appendix D).
 
-python -m detclipv2.pictures --run output/quickstart_detclipv2 --card shapes_captions_train --output words.png
+python -m detclipv2.pictures --run output/quickstart_detclipv2/train --card shapes_captions_train --output words.png
 python -m detclipv2.pictures --run detclipv2_swint --weights model_final.pth --image cat.jpg --caption "a cat on a mat"
 """
 

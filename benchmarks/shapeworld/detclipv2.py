@@ -14,10 +14,12 @@ import json
 import statistics
 from pathlib import Path
 
+from detectron2.config import instantiate
 from omegaconf import DictConfig
 from tabulate import tabulate
 
 from polydet.engine import load_config, run
+from polydet.engine.config import stage_config
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart" / "detclipv2.py"
 SETS = {"names with boxes": "shapes_coco_val", "names in captions only": "shapes_novel_val"}
@@ -26,7 +28,12 @@ ARMS = ("captions", "none", "none_long")
 
 def config_of(arm: str, args: argparse.Namespace, seed: int) -> DictConfig:
     """The quickstart, with or without captions."""
-    cfg = load_config(QUICKSTART)
+    whole = load_config(QUICKSTART)
+    backbone = args.work / "backbone.safetensors"
+    whole.stages.backbone.run.output = str(backbone)
+    instantiate(whole.stages.backbone.run)  # once; later calls find it
+    cfg = stage_config(whole, "train")
+    cfg.model.backbone.bottom_up.weights = str(backbone)
     sources = cfg.dataloader.train.sources
     if args.steps:
         cfg.train.max_iter = args.steps

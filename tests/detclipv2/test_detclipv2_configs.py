@@ -21,7 +21,9 @@ def row(name):
     return load_config(config_path(f"detclipv2/{name}"))
 
 
-@pytest.mark.parametrize("name", [*(f"detclipv2/{row}" for row in ROWS), "detclipv2_swint", "quickstart/detclipv2"])
+@pytest.mark.parametrize(
+    "name", [*(f"detclipv2/{row}" for row in ROWS), "detclipv2_swint", "common/detclipv2_quickstart"]
+)
 def test_every_row_builds(name):
     cfg = load_config(config_path(name))
     with torch.device("meta"):
@@ -105,7 +107,7 @@ def test_fine_tuning(size):
 def test_the_quickstart_takes_a_step_of_each_source(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     monkeypatch.setattr(generate, "PARTS", {p: (w, dict.fromkeys(c, 30)) for p, (w, c) in generate.PARTS.items()})
-    cfg = load_config(config_path("quickstart/detclipv2"))
+    cfg = load_config(config_path("common/detclipv2_quickstart"))
     cfg.model.text_tower.encoder = {"_target_": "detclipv2_parts.Letters"}
     cfg.model.head.dim = 12
     for source in cfg.dataloader.train.sources.values():

@@ -66,7 +66,7 @@ def world(tmp_path_factory):
 
 def small_config(path, **odinw_key):
     """The quickstart with a tiny model, as a file."""
-    cfg = load_config(config_path("quickstart/detclipv2"))
+    cfg = load_config(config_path("common/detclipv2_quickstart"))
     cfg.model.backbone.bottom_up.update(name="resnet10t")
     cfg.model.backbone.out_channels = 32
     cfg.model.head.update(dim=12, num_convs=1)
@@ -125,7 +125,7 @@ def test_other_papers_configs_are_taken(world):
 
 
 def test_configs_without_a_set_and_missing_data_stop_at_once(world, tmp_path):
-    args = odinw.parse_args(["--config-file", str(config_path("quickstart/detclipv2"))])
+    args = odinw.parse_args(["--config-file", str(config_path("common/detclipv2_quickstart"))])
     with pytest.raises(ConfigError, match=r"no key odinw\.set"):
         odinw.config_of(args, "Toy")
     args = odinw.parse_args(["--config-file", str(small_config(tmp_path / "toy.yaml")), "--sets", "Packages"])
