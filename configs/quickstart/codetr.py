@@ -7,5 +7,5 @@ shrink(model)
 model.heads = [dict(name="atss", options=dict(channels=64))]
 
 optimizer.lr = 8e-4
-train.max_iter = 250
+train.max_iter = 350
 train.output_dir = "./output/quickstart_codetr"

@@ -13,7 +13,7 @@ dataloader.test_datasets = ["shapes_coco_val", "shapes_lvis_val"]
 shrink(model, num_queries=100)
 model.cem.ffn_dim = 256
 model.top_k = 10
-model.denoising.num_queries = 16
+model.denoising.num_queries = 30
 model.text_encoder = L(MiniLMEncoder)()
 model.text_scale = 20.0  # about sqrt(D): see LanguageEmbeddings
 model.mask_foreign = True
@@ -22,5 +22,5 @@ model.federated = "verified"
 dataloader.test.batch_size = 10
 dataloader.evaluators = dict(shapes_coco_val=["coco", "multilabel"], shapes_lvis_val=["lvis", "multilabel"])
 optimizer.lr = 1.2e-3
-train.max_iter = 540
+train.max_iter = 500
 train.output_dir = "./output/quickstart_metr"
