@@ -84,6 +84,6 @@ model.pairs_weight = 0.5  # the paper's 0.1 is for two hundred times the batch a
 
 optimizer.lr = 2e-3
 lr_multiplier.warmup_iters = 30
-train.max_iter = 600
+train.max_iter = 700
 train.clip_grad.update(kind="norm", value=1.0)
 train.ddp.find_unused_parameters = True
