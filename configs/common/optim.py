@@ -7,5 +7,7 @@ from polydet.engine.optim import param_groups
 
 _params = dict(lr="${..lr}", weight_decay="${..weight_decay}", lr_factors={}, weight_decay_factors={})
 
-adamw = L(torch.optim.AdamW)(params=L(param_groups)(**_params), lr=1e-4, weight_decay=1e-4, betas=(0.9, 0.999))
+adamw = L(torch.optim.AdamW)(
+    params=L(param_groups)(**_params), lr=1e-4, weight_decay=1e-4, betas=(0.9, 0.999), fused=True
+)
 sgd = L(torch.optim.SGD)(params=L(param_groups)(**_params), lr=0.02, weight_decay=1e-4, momentum=0.9)

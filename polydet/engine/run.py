@@ -27,6 +27,7 @@ from polydet.data import label_space_of, prepare_cards
 from polydet.engine.best import BestCheckpoint
 from polydet.engine.checkpoint import Checkpointer, load_weights, read_checkpoint, write_whole
 from polydet.engine.config import REQUIRED_KEYS, ConfigError, flatten, save_config, stage_config
+from polydet.engine.denormals import flush_denormals
 from polydet.engine.distributed import resolve_device, seed_everything, wrap_model
 from polydet.engine.ema import ModelEMA
 from polydet.engine.evaluate import Results, evaluate
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 LOGGERS = ("polydet", "scaledet", "metr", "codetr", "aligndet", "detclipv2", "detectron2", "fvcore")
 
 
+@flush_denormals()
 def run(cfg: DictConfig, resume: bool = False, eval_only: bool = False) -> Results:
     """Train and evaluate what ``cfg`` describes; called in every process.
 
