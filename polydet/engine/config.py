@@ -17,6 +17,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 REQUIRED_KEYS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
+DEFAULT_OUTPUT = "./output"
 
 
 class ConfigError(ValueError):
@@ -31,6 +32,9 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         overrides: ``key=value`` (the key must exist, or be a parameter of the call it belongs to), ``+key=value``
             (adds a key), ``~key`` (deletes one).  Hydra's grammar for values.
 
+    Returns:
+        the config; where it says nothing of ``train.output_dir``, that is a folder of its own below ``./output``.
+
     Raises:
         ConfigError: no such file, an unknown key (with the nearest known one), a value of another type, or an
             argument that its ``_target_`` does not take.
@@ -38,10 +42,19 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     if not Path(path).is_file():
         raise ConfigError(f"config file {str(path)!r} does not exist{_nearest_file(Path(path))}")
     cfg = LazyConfig.load(str(path))
+    if OmegaConf.select(cfg, "train.output_dir") == DEFAULT_OUTPUT:
+        cfg.train.output_dir = f"{DEFAULT_OUTPUT}/{_own_name(Path(path))}"
     apply_overrides(cfg, overrides)
     check_calls(cfg)
     cfg.setdefault("source", {"file": str(path), "overrides": list(overrides)})
     return cfg
+
+
+def _own_name(path: Path) -> str:
+    """Path below the innermost folder ``configs``, without its ending; the file's name elsewhere."""
+    parts = path.absolute().with_suffix("").parts
+    below = parts[::-1].index("configs") if "configs" in parts[:-1] else 1
+    return "/".join(parts[-below:])
 
 
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:

@@ -18,19 +18,19 @@ from detectron2.config import instantiate
 from detectron2.engine import hooks
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 from detectron2.utils.registry import locate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from torch import nn
 
 from polydet.data import label_space_of, prepare_cards
 from polydet.engine.best import BestCheckpoint
 from polydet.engine.checkpoint import Checkpointer, load_weights, read_checkpoint, write_whole
-from polydet.engine.config import REQUIRED_KEYS, ConfigError, flatten, save_config, stage_config
+from polydet.engine.config import REQUIRED_KEYS, ConfigError, stage_config
 from polydet.engine.denormals import flush_denormals
 from polydet.engine.distributed import resolve_device, seed_everything, wrap_model
 from polydet.engine.ema import ModelEMA
 from polydet.engine.evaluate import Results, evaluate
+from polydet.engine.output import log_to, prepare_output
 from polydet.engine.pictures import save_curves
 from polydet.engine.progress import build_writers, drop_metrics_from
 from polydet.engine.published import skip_published_weights
@@ -39,7 +39,6 @@ from polydet.engine.sentinels import FrozenSentinel, GroundTruthSentinel, NonFin
 from polydet.engine.trainer import NonFiniteError, Trainer
 
 logger = logging.getLogger(__name__)
-LOGGERS = ("polydet", "scaledet", "metr", "codetr", "aligndet", "detclipv2", "detectron2", "fvcore")
 
 
 @flush_denormals()
@@ -59,7 +58,7 @@ def run(cfg: DictConfig, resume: bool = False, eval_only: bool = False) -> Resul
     missing = [key for key in REQUIRED_KEYS if key not in cfg]
     if missing:
         raise ConfigError(f"the config has no {', '.join(missing)}; a run needs {', '.join(REQUIRED_KEYS)}")
-    output_dir = _prepare_output(cfg)
+    output_dir = prepare_output(cfg, taken=resume or eval_only)
     if resume and not eval_only and (output_dir / "DONE").is_file():
         logger.info("%s is finished", output_dir)
         return json.loads((output_dir / "results.json").read_text()) if (output_dir / "results.json").is_file() else {}
@@ -83,7 +82,7 @@ def _run_stages(cfg: DictConfig, resume: bool, eval_only: bool) -> Results:
     for name, stage in cfg.stages.items():
         if name not in own:
             if not eval_only and comm.is_main_process():
-                _log_to(root)
+                log_to(root)
                 logger.info("stage %s", name)
                 instantiate(stage.run)
             comm.synchronize()
@@ -98,40 +97,6 @@ def _run_stages(cfg: DictConfig, resume: bool, eval_only: bool) -> Results:
             continue
         results = run(stage, resume, eval_only)
     return results
-
-
-def _prepare_output(cfg: DictConfig) -> Path:
-    """Make the folder, try to write there, set up logs and save the resolved config."""
-    output_dir = Path(cfg.train.output_dir)
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        probe = output_dir / f".write_test_{comm.get_rank()}"
-        probe.write_text("ok")
-        probe.unlink()
-    except OSError as error:
-        raise OSError(f"train.output_dir={str(output_dir)!r} cannot be written: {error}") from error
-    _log_to(output_dir)
-    if comm.is_main_process():
-        save_config(cfg, output_dir / "config.yaml")
-        lines = "\n".join(f"{key} = {value}" for key, value in flatten(_resolved(cfg)).items())
-        write_whole(output_dir / "config_resolved.txt", lambda path: Path(path).write_text(lines + "\n"))
-    return output_dir
-
-
-def _log_to(folder: Path) -> None:
-    """Log to the terminal and to this folder, no longer to that of an earlier run or stage of the process."""
-    setup_logger.cache_clear()
-    for name in LOGGERS:
-        for handler in list(logging.getLogger(name).handlers):
-            logging.getLogger(name).removeHandler(handler)
-        setup_logger(str(folder), distributed_rank=comm.get_rank(), name=name, abbrev_name=name[:2])
-
-
-def _resolved(cfg: DictConfig) -> DictConfig:
-    copy = cfg.copy()
-    with contextlib.suppress(Exception):  # keys the engine fills in later stay as written
-        OmegaConf.resolve(copy)
-    return copy
 
 
 def _check_data(cfg: DictConfig, eval_only: bool) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from polydet.engine.config import ConfigError, flatten, load_config, save_config, stage_config
+from polydet.engine.output import prepare_output
 
 CONFIG = """
 import torch
@@ -127,3 +128,29 @@ def test_what_nobody_can_resolve_yet_is_left_as_it_is(tmp_path):
     path = tmp_path / "stages.py"
     path.write_text(STAGES)
     assert stage_config(load_config(path), "fourth").shared.width == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [("config.py", "./output/config"), ("a/configs/b/c.py", "./output/b/c"), ("configs/configs/d.py", "./output/d")],
+)
+def test_a_run_has_a_folder_of_its_own(tmp_path, place, expected):
+    path = tmp_path / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('train = dict(output_dir="./output")')
+    assert load_config(path).train.output_dir == expected
+    assert load_config(path, ["train.output_dir=mine"]).train.output_dir == "mine"
+
+
+def test_a_folder_of_another_config_is_not_overwritten(tmp_path):
+    configs = [tmp_path / name for name in ("one.py", "two.py")]
+    for path in configs:
+        path.write_text(f'train = dict(output_dir="{tmp_path}/run")')
+    one, two = map(load_config, configs)
+    for _ in range(2):
+        folder = prepare_output(one, taken=False)
+        (folder / "last_checkpoint").write_text("model_final.pth")
+    with pytest.raises(ConfigError, match=r"holds checkpoints of .*one.py.*another train.output_dir"):
+        prepare_output(two, taken=False)
+    prepare_output(load_config(folder / "config.yaml"), taken=False)
+    assert prepare_output(two, taken=True) == folder

@@ -1,0 +1,71 @@
+"""The folder of a run."""
+
+import contextlib
+import logging
+from pathlib import Path
+
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from omegaconf import DictConfig, OmegaConf
+
+from polydet.engine.checkpoint import write_whole
+from polydet.engine.config import ConfigError, flatten, save_config
+
+LOGGERS = ("polydet", "scaledet", "metr", "codetr", "aligndet", "detclipv2", "detectron2", "fvcore")
+
+
+def prepare_output(cfg: DictConfig, taken: bool) -> Path:
+    """Make the folder, try to write there, set up logs and save the resolved config.
+
+    Args:
+        taken: the folder may hold a run, which goes on or is evaluated.
+
+    Raises:
+        ConfigError: another config file was trained there.
+        OSError: nothing can be written there.
+    """
+    output_dir = Path(cfg.train.output_dir)
+    if not taken:
+        _refuse_other_run(cfg, output_dir)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        probe = output_dir / f".write_test_{comm.get_rank()}"
+        probe.write_text("ok")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"train.output_dir={str(output_dir)!r} cannot be written: {error}") from error
+    log_to(output_dir)
+    if comm.is_main_process():
+        save_config(cfg, output_dir / "config.yaml")
+        lines = "\n".join(f"{key} = {value}" for key, value in flatten(_resolved(cfg)).items())
+        write_whole(output_dir / "config_resolved.txt", lambda path: Path(path).write_text(lines + "\n"))
+    return output_dir
+
+
+def _refuse_other_run(cfg: DictConfig, folder: Path) -> None:
+    """Checkpoints of a run of another config file would be overwritten."""
+    if not ((folder / "last_checkpoint").is_file() and (folder / "config.yaml").is_file()):
+        return
+    source = OmegaConf.select(OmegaConf.load(folder / "config.yaml"), "source.file")
+    mine = OmegaConf.select(cfg, "source.file")
+    if source and mine and Path(source).absolute() not in (Path(mine).absolute(), (folder / "config.yaml").absolute()):
+        raise ConfigError(
+            f"train.output_dir={str(folder)!r} holds checkpoints of {source}, not of {mine}: "
+            "give this run another train.output_dir, or remove that folder"
+        )
+
+
+def log_to(folder: Path) -> None:
+    """Log to the terminal and to this folder, no longer to that of an earlier run or stage of the process."""
+    setup_logger.cache_clear()
+    for name in LOGGERS:
+        for handler in list(logging.getLogger(name).handlers):
+            logging.getLogger(name).removeHandler(handler)
+        setup_logger(str(folder), distributed_rank=comm.get_rank(), name=name, abbrev_name=name[:2])
+
+
+def _resolved(cfg: DictConfig) -> DictConfig:
+    copy = cfg.copy()
+    with contextlib.suppress(Exception):  # keys the engine fills in later stay as written
+        OmegaConf.resolve(copy)
+    return copy
