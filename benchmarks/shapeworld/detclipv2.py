@@ -1,8 +1,8 @@
 """Directional study of DetCLIPv2 on ShapeWorld: do captions teach names that no box carries?
 
-    python benchmarks/shapeworld/detclipv2.py --work /tmp/study                       both arms, three seeds
-    python benchmarks/shapeworld/detclipv2.py --work /tmp/study --arms captions --seeds 0
-    python benchmarks/shapeworld/detclipv2.py --work /tmp/study --report              table of what is there
+    python -m benchmarks.shapeworld.detclipv2 --work /tmp/study                       every arm, three seeds
+    python -m benchmarks.shapeworld.detclipv2 --work /tmp/study --arms captions --seeds 0
+    python -m benchmarks.shapeworld.detclipv2 --work /tmp/study --report              table of what is there
 
 `captions` is the quickstart. `none` sees the same batches with boxes and phrases and no caption; `none_long` takes as
 many steps as `captions`. Numbers are AP50 of the last checkpoint on names with boxes (shapes_coco_val) and on names
@@ -14,12 +14,11 @@ import json
 import statistics
 from pathlib import Path
 
-from detectron2.config import instantiate
 from omegaconf import DictConfig
 from tabulate import tabulate
 
+from benchmarks.shapeworld.stages import train_stage
 from polydet.engine import load_config, run
-from polydet.engine.config import stage_config
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart" / "detclipv2.py"
 SETS = {"names with boxes": "shapes_coco_val", "names in captions only": "shapes_novel_val"}
@@ -28,12 +27,7 @@ ARMS = ("captions", "none", "none_long")
 
 def config_of(arm: str, args: argparse.Namespace, seed: int) -> DictConfig:
     """The quickstart, with or without captions."""
-    whole = load_config(QUICKSTART)
-    backbone = args.work / "backbone.safetensors"
-    whole.stages.backbone.run.output = str(backbone)
-    instantiate(whole.stages.backbone.run)  # once; later calls find it
-    cfg = stage_config(whole, "train")
-    cfg.model.backbone.bottom_up.weights = str(backbone)
+    cfg = train_stage(load_config(QUICKSTART), args.work)
     sources = cfg.dataloader.train.sources
     if args.steps:
         cfg.train.max_iter = args.steps

@@ -18,6 +18,7 @@ from detectron2.config import LazyCall as L
 from omegaconf import DictConfig
 from tabulate import tabulate
 
+from benchmarks.shapeworld.stages import train_stage
 from polydet.data.card import find_card
 from polydet.engine import load_config, run
 
@@ -49,6 +50,8 @@ class FalseLabels:
 def config(args: argparse.Namespace, member: str, arm: str) -> DictConfig:
     """One run."""
     cfg = load_config(CONFIGS / f"{member}.py")
+    if "stages" in cfg:
+        cfg = train_stage(cfg, args.work)
     if args.steps:
         cfg.train.max_iter = args.steps
     if arm == "untrained":

@@ -1,9 +1,9 @@
 """Directional study of METR on ShapeWorld: joint against single, with against without category extraction,
 pre-trained against not.
 
-    python benchmarks/shapeworld/metr.py --work /tmp/study                          everything, three seeds
-    python benchmarks/shapeworld/metr.py --work /tmp/study --arms joint --seeds 0   one run (finished ones are kept)
-    python benchmarks/shapeworld/metr.py --work /tmp/study --report                 table of what is there
+    python -m benchmarks.shapeworld.metr --work /tmp/study                          everything, three seeds
+    python -m benchmarks.shapeworld.metr --work /tmp/study --arms joint --seeds 0   one run (finished ones are kept)
+    python -m benchmarks.shapeworld.metr --work /tmp/study --report                 table of what is there
 
 Arms see each dataset equally often: `coco` and `lvis` train N steps on one dataset, `joint` and `no_cem` 2 N steps on
 both.  `scratch` and `pretrained` train M steps on shapes_coco, the latter from the weights of `lvis`, whose labels are

@@ -1,10 +1,12 @@
 """The DETR family at quickstart size: ShapeWorld at 128 pixels, two CPU cores, from scratch.
 
-Half of a ResNet-18, 128 channels, 2 + 3 layers.
+Half of a ResNet-18, 128 channels, 2 + 3 layers. Members with dense attention over one level learn slowly: their
+backbone comes from object crops and stays as it is, which also makes a step cheap.
 """
 
 from omegaconf import DictConfig
 
+from .crop_backbone import after_crops
 from .optim import adamw as optimizer
 from .schedules import cosine as lr_multiplier
 from .shapeworld import dataloader, train
@@ -14,8 +16,6 @@ def shrink(model: DictConfig, num_queries: int = 60) -> DictConfig:
     """The same member, small enough to learn ShapeWorld from scratch in minutes."""
     model.backbone.bottom_up.update(name="resnet18", weights=None, norm="train", freeze_at=0)
     model.backbone.bottom_up.model_kwargs = dict(channels=(32, 64, 128, 256))
-    if list(model.backbone.in_features) == ["res5"]:  # stride 32 leaves 4 x 6 tokens of these images
-        model.backbone.in_features = model.backbone.bottom_up.out_features = ["res4"]
     model.dim = 128
     for part, layers in ((model.encoder, 2), (model.decoder, 3)):
         part.num_layers = layers
@@ -23,6 +23,17 @@ def shrink(model: DictConfig, num_queries: int = 60) -> DictConfig:
         part.layer.dropout = 0.0
     model.queries.num_queries = num_queries
     return model
+
+
+def one_level(model: DictConfig, max_iter: int, num_queries: int = 60) -> dict:
+    """The stages of a member with dense attention."""
+    shrink(model, num_queries)
+    model.backbone.in_features = model.backbone.bottom_up.out_features = ["res4"]  # stride 32 leaves 4 x 6 tokens
+    model.backbone.bottom_up.update(norm="frozen", freeze_at=5)
+    optimizer.lr = 5e-4
+    train.max_iter = max_iter
+    train.clip_grad.value = 0.1
+    return after_crops(model, dataloader=dataloader, optimizer=optimizer, lr_multiplier=lr_multiplier, train=train)
 
 
 for _part in (dataloader.train, dataloader.test):

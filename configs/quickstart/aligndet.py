@@ -11,8 +11,8 @@ from aligndet.adapters import FCOSAdapter
 from aligndet.pretrainer import AlignDet
 from aligndet.proposal_data import build_pretrain_loader, make_proposals
 from aligndet.views import TwoViewMapper
-from polydet.engine.image_domain import pretrain_backbone
 
+from ..common.crop_backbone import crop_backbone
 from ..common.models.fcos import model as _fcos
 from ..common.optim import adamw as _adamw
 from ..common.schedules import cosine as _cosine
@@ -60,14 +60,7 @@ _finetune.train.update(max_iter=1000, init_checkpoint="stage:pretrain")
 _finetune.train.init.key_map = "aligndet.transfer:FCOS"
 
 stages = dict(
-    backbone=dict(
-        run=L(pretrain_backbone)(
-            dataset="shapes_lvis_train",
-            iterations=300,
-            model_kwargs=_narrow,
-            output="${....train.output_dir}/backbone.safetensors",
-        )
-    ),
+    backbone=crop_backbone(_narrow, "${....train.output_dir}"),
     proposals=dict(
         run=L(make_proposals)(
             dataset="shapes_coco_train", output="${....train.output_dir}/proposals", min_side=12, workers=2

@@ -21,6 +21,7 @@ model.federated = "verified"
 
 dataloader.test.batch_size = 10
 dataloader.evaluators = dict(shapes_coco_val=["coco", "multilabel"], shapes_lvis_val=["lvis", "multilabel"])
-optimizer.lr = 1.2e-3
-train.max_iter = 500
+optimizer.lr = 1e-3
+dataloader.train.total_batch_size = 4  # more steps in the time
+train.max_iter = 1000
 train.output_dir = "./output/quickstart_metr"

@@ -1,6 +1,5 @@
-from ...common.detr_quickstart import dataloader, lr_multiplier, optimizer, shrink, train
-from ...common.models.conditional_detr import model
+from ...common.detr_quickstart import one_level, train
+from ...common.models.conditional_detr import model as _model
 
-shrink(model)
-train.max_iter = 1000  # dense attention learns slowly
 train.output_dir = "./output/quickstart_conditional_detr"
+stages = one_level(_model, max_iter=2500)
