@@ -51,3 +51,14 @@ def test_a_row_with_masks_is_counted_and_timed(anywhere, tool, tmp_path, monkeyp
     assert sum(parts) == pytest.approx(float(numbers["parameters"]["total"]["all"]), abs=0.02)
     assert numbers["gflops"] > 0.1 and min(numbers["timing"].values()) > 0
     assert "multiply-adds for one image of 64x96" in capsys.readouterr().out
+
+
+def test_words_need_no_download(anywhere, tool, tmp_path, monkeypatch):
+    """METR costs more than its DINO by the category extraction; the paper says 4 G (table 4)."""
+    gflops = []
+    for row in ("metr/table2_dino_r50_12ep", "metr/table2_metr_r50_12ep"):
+        report = tmp_path / "report.json"
+        monkeypatch.setattr(sys, "argv", ["analyze.py", row, "--size", "96", "128", "--json", str(report)])
+        tool.main()
+        gflops.append(json.loads(report.read_text())["gflops"])
+    assert gflops[0] < gflops[1] < 1.3 * gflops[0]
