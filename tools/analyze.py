@@ -2,6 +2,7 @@
 """Parameters, FLOPs, peak memory and step time of a config, on made-up images and without published weights.
 
 python tools/analyze.py metr/table2_dino_r50_12ep --size 800 1066 [--steps 5] [--device cuda] [key=value ...]
+python tools/analyze.py detclipv2_swint --steps 5 --loader            # a model that trains on more than boxes
 
 FLOPs are multiply-adds (fvcore's convention, and the DETR papers'); operators that fvcore cannot count are listed, the
 deformable attention kernel among them. Embeddings of words are made up as well.
@@ -11,7 +12,8 @@ import argparse
 import json
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -28,6 +30,7 @@ from polydet import model_zoo
 from polydet.data.card import find_card
 from polydet.engine.distributed import seed_everything
 from polydet.engine.published import skip_published_weights
+from polydet.engine.run import build_loader
 from polydet.text import OpenClipEncoder
 
 
@@ -91,30 +94,37 @@ def count_flops(model: nn.Module, batch: list[dict[str, Any]]) -> tuple[float, d
     return float(analysis.total()), dict(analysis.unsupported_ops())
 
 
-def time_steps(model: nn.Module, batch: list[dict[str, Any]], steps: int) -> dict[str, float]:
-    """Median seconds of a training step (forward, backward, no optimiser) and of inference, and peak memory in MiB."""
+def time_steps(
+    model: nn.Module, training: Iterator[list[dict[str, Any]]], image: dict[str, Any], steps: int
+) -> dict[str, float]:
+    """Median seconds of a training step (forward, backward, no optimiser) and of inference, and peak memory in MiB.
+
+    Args:
+        training: batches. image: the input of inference.
+    """
     device = next(model.parameters()).device
 
-    def median(work: Any) -> float:
+    def median(work: Any, batches: Iterator[Any]) -> float:
         times = []
         for _ in range(steps + 1):  # the first one warms up
+            inputs = next(batches)
             start = time.perf_counter()
-            work()
+            work(inputs)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             times.append(time.perf_counter() - start)
         return sorted(times[1:])[steps // 2]
 
-    def train() -> None:
+    def train(batch: list[dict[str, Any]]) -> None:
         model.zero_grad(set_to_none=True)
         sum(model(batch).values()).backward()
 
     with EventStorage():
         model.train()
-        step = median(train)
+        step = median(train, training)
     with torch.no_grad():
         model.eval()
-        infer = median(lambda: model(batch[:1]))
+        infer = median(model, repeat([image]))
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device) / 2**20
     else:
@@ -130,6 +140,7 @@ def main() -> None:
     parser.add_argument("--size", nargs=2, type=int, default=(800, 1066), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--images", type=int, default=1)
     parser.add_argument("--steps", type=int, default=0, help="timed steps; 0 for none")
+    parser.add_argument("--loader", action="store_true", help="time steps on batches of the config's own loader")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", help="also write the numbers here")
     args = parser.parse_intermixed_args()
@@ -150,7 +161,8 @@ def main() -> None:
     numbers: dict[str, Any] = {"config": args.config, "size": args.size, "gflops": flops / 1e9, "not_counted": skipped}
     numbers["parameters"] = {name: {"trainable": t, "all": a} for name, t, a in rows}
     if args.steps:
-        numbers["timing"] = time_steps(model, batch, args.steps)
+        training = iter(build_loader(cfg)) if args.loader else repeat(batch)
+        numbers["timing"] = time_steps(model, training, batch[0], args.steps)
         print(", ".join(f"{name} {value:.3g}" for name, value in numbers["timing"].items()))
     if args.json:
         with open(args.json, "w") as file:

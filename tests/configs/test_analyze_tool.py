@@ -53,6 +53,14 @@ def test_a_row_with_masks_is_counted_and_timed(anywhere, tool, tmp_path, monkeyp
     assert "multiply-adds for one image of 64x96" in capsys.readouterr().out
 
 
+def test_a_model_that_trains_on_more_than_boxes_is_timed_with_its_loader(anywhere, tool, tmp_path, monkeypatch, capsys):
+    row, overrides = FAMILIES["DetCLIPv2"]
+    words = [row, "--size", "64", "96", "--steps", "1", "--loader", *overrides]
+    monkeypatch.setattr(sys, "argv", ["analyze.py", *words])
+    tool.main()
+    assert "train_step_s" in capsys.readouterr().out
+
+
 def test_words_need_no_download(anywhere, tool, tmp_path, monkeypatch):
     """METR costs more than its DINO by the category extraction; the paper says 4 G (table 4)."""
     gflops = []
