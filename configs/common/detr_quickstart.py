@@ -1,7 +1,7 @@
 """The DETR family at quickstart size: ShapeWorld at 128 pixels, two CPU cores, from scratch.
 
 Half of a ResNet-18, 128 channels, 2 + 3 layers. Members with dense attention over one level learn slowly: their
-backbone comes from object crops and stays as it is, which also makes a step cheap.
+backbone comes from object crops.
 """
 
 from omegaconf import DictConfig
@@ -29,7 +29,7 @@ def one_level(model: DictConfig, max_iter: int, num_queries: int = 60) -> dict:
     """The stages of a member with dense attention."""
     shrink(model, num_queries)
     model.backbone.in_features = model.backbone.bottom_up.out_features = ["res4"]  # stride 32 leaves 4 x 6 tokens
-    model.backbone.bottom_up.update(norm="frozen", freeze_at=5)
+    model.backbone.bottom_up.update(norm="frozen", freeze_at=2)
     optimizer.lr = 5e-4
     train.max_iter = max_iter
     train.clip_grad.value = 0.1
