@@ -13,7 +13,6 @@ learning rates follow the authors' rule. The seed changes pre-training, initiali
 
 import argparse
 import json
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from tabulate import tabulate
 from aligndet.clusters import cluster
 from aligndet.proposal_columns import ProposalColumns
 from aligndet.proposal_data import make_proposals
+from benchmarks.shapeworld.report import spread, write
 from polydet.backbones import TimmBackbone
 from polydet.data import load_card
 from polydet.data.augmentations import resize_shortest_edge
@@ -150,12 +150,6 @@ def collect(work: Path) -> dict[str, dict[str, dict[int, dict[str, float]]]]:
     return found
 
 
-def spread(values: list[float]) -> str:
-    """Mean and standard deviation."""
-    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
-    return f"{statistics.mean(values):.1f} ± {deviation:.1f}"
-
-
 def report(work: Path) -> str:
     """Both arms and their paired difference, per detector and share of the labels."""
     rows = []
@@ -167,7 +161,8 @@ def report(work: Path) -> str:
             differences = [b - a for a, b in zip(one, other)]
             by_seed = ", ".join(f"{d:+.1f}" for d in differences)
             rows.append([setting, metric, spread(one), spread(other), spread(differences), by_seed])
-    return tabulate(rows, headers=["detector, labels", "metric", "not aligned", "aligned", "difference", "by seed"])
+    headers = ["detector, labels", "metric", "not aligned", "aligned", "difference", "by seed"]
+    return tabulate(rows, headers=headers, tablefmt="github")
 
 
 def main() -> None:
@@ -180,7 +175,7 @@ def main() -> None:
     parser.add_argument("--tune-steps", type=int, default=120)
     parser.add_argument("--detr-factor", type=int, default=3, help="DETR takes this many times the steps")
     parser.add_argument("--report", action="store_true", help="train nothing")
-    parser.add_argument("--output", type=Path, help="write the numbers as json and the table as txt there")
+    parser.add_argument("--output", type=Path, help="write the numbers as json and the table as md there")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     if not args.report:
@@ -191,11 +186,8 @@ def main() -> None:
             run(cfg, resume=True)
     text = report(args.work)
     print(text)
-    if args.output:
-        steps = {"pretrain": args.pretrain_steps, "tune": args.tune_steps, "detr_factor": args.detr_factor}
-        numbers = {"steps": steps, "results": collect(args.work)}
-        args.output.with_suffix(".json").write_text(json.dumps(numbers, indent=2) + "\n")
-        args.output.with_suffix(".txt").write_text(text + "\n")
+    steps = {"pretrain": args.pretrain_steps, "tune": args.tune_steps, "detr_factor": args.detr_factor}
+    write(args.output, {"steps": steps, "results": collect(args.work)}, text)
 
 
 if __name__ == "__main__":

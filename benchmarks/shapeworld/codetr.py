@@ -19,6 +19,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from tabulate import tabulate
 
+from benchmarks.shapeworld.report import spread, write
 from codetr import CoDETR
 from polydet.engine import load_config, run
 
@@ -77,18 +78,18 @@ def measure(path: Path) -> dict[str, float]:
     return {"AP": scores["AP"], "AP50": scores["AP50"], "seconds": statistics.median(times), "MiB": memory}
 
 
-def spread(values: list[float], digits: int = 1) -> str:
-    """Mean and standard deviation."""
-    text = f"{statistics.mean(values):.{digits}f}"
-    return f"{text} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else text
-
-
-def report(args: argparse.Namespace) -> str:
-    """A row an arm, with the difference to K = 0 of the same seed."""
+def collect(args: argparse.Namespace) -> dict[str, dict[int, dict[str, float]]]:
+    """Finished runs by arm and seed."""
     found: dict[str, dict[int, dict[str, float]]] = {}
     for arm in ARMS:
         paths = {seed: folder(args, arm, seed) for seed in range(100)}
         found[arm] = {s: measure(p) for s, p in paths.items() if (p / "DONE").is_file()}
+    return found
+
+
+def report(args: argparse.Namespace) -> str:
+    """A row an arm, with the difference to K = 0 of the same seed."""
+    found = collect(args)
     rows = []
     for arm, runs in found.items():
         if not runs:
@@ -120,6 +121,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--lambda-2", type=float, default=2.0)
     parser.add_argument("--report", action="store_true", help="train nothing")
+    parser.add_argument("--output", type=Path, help="write the numbers as json and the table as md there")
     parser.add_argument("--child", default="", choices=["", *ARMS], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -127,7 +129,10 @@ def main() -> None:
         return
     if not args.report:
         train(args)
-    print(report(args))
+    text = report(args)
+    print(text)
+    title = f"# Co-DETR on ShapeWorld\n\n{args.steps} steps of plain Deformable-DETR's quickstart.\n\n"
+    write(args.output, {"steps": args.steps, "runs": collect(args)}, title + text)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ that occur in captions only (shapes_novel_val).
 
 import argparse
 import json
-import statistics
 from pathlib import Path
 
 from omegaconf import DictConfig
 from tabulate import tabulate
 
+from benchmarks.shapeworld.report import spread, write
 from benchmarks.shapeworld.stages import train_stage
 from polydet.engine import load_config, run
 
@@ -41,21 +41,27 @@ def config_of(arm: str, args: argparse.Namespace, seed: int) -> DictConfig:
     return cfg
 
 
-def report(args: argparse.Namespace) -> str:
-    """A row an arm: AP50 mean and spread over the seeds that are there."""
-    rows = []
+def collect(args: argparse.Namespace) -> dict[str, dict[int, dict[str, float]]]:
+    """AP50 of finished runs by arm, seed and set."""
+    found: dict[str, dict[int, dict[str, float]]] = {}
     for arm in ARMS:
-        found = [args.work / f"{arm}_{seed}" / "results.json" for seed in args.seeds]
-        results = [json.loads(path.read_text()) for path in found if path.is_file()]
-        if not results:
-            continue
-        row: list[object] = [arm, len(results)]
-        for card in SETS.values():
-            values = [result[card]["bbox"]["AP50"] for result in results]
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            row.append(f"{statistics.mean(values):.1f} +- {spread:.1f}")
-        rows.append(row)
-    return tabulate(rows, headers=["arm", "seeds", *SETS], tablefmt="github")
+        for seed in args.seeds:
+            path = args.work / f"{arm}_{seed}" / "results.json"
+            if path.is_file():
+                results = json.loads(path.read_text())
+                values = {name: results[card]["bbox"]["AP50"] for name, card in SETS.items()}
+                found.setdefault(arm, {})[seed] = values
+    return found
+
+
+def report(args: argparse.Namespace) -> str:
+    """A row an arm: AP50, mean and spread over the seeds that are there."""
+    rows = []
+    for arm, seeds in collect(args).items():
+        columns = [[values[name] for values in seeds.values()] for name in SETS]
+        by_seed = ", ".join(f"{value:.1f}" for value in columns[-1])
+        rows.append([arm, len(seeds), *map(spread, columns), by_seed])
+    return tabulate(rows, headers=["arm", "seeds", *SETS, "by seed"], tablefmt="github")
 
 
 def main() -> None:
@@ -65,16 +71,16 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=0, help="of the captions arm; 0: the quickstart's")
-    parser.add_argument("--report", action="store_true", help="no training")
+    parser.add_argument("--report", action="store_true", help="train nothing")
+    parser.add_argument("--output", type=Path, help="write the numbers as json and the table as md there")
     args = parser.parse_args()
     if not args.report:
         for seed in args.seeds:
             for arm in args.arms:
                 run(config_of(arm, args, seed), resume=True)
-    table = report(args)
-    args.work.mkdir(parents=True, exist_ok=True)
-    (args.work / "detclipv2.md").write_text(table + "\n")
-    print(table)
+    text = report(args)
+    print(text)
+    write(args.output, collect(args), f"# DetCLIPv2 on ShapeWorld, AP50\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ were drawn at random, so that finding boxes is not enough.  Finished runs are ke
 
 import argparse
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from detectron2.config import LazyCall as L
 from omegaconf import DictConfig
 from tabulate import tabulate
 
+from benchmarks.shapeworld.report import write
 from benchmarks.shapeworld.stages import train_stage
 from polydet.data.card import find_card
 from polydet.engine import load_config, run
@@ -70,7 +72,7 @@ def folder(args: argparse.Namespace, member: str, arm: str) -> Path:
 
 
 def collect(args: argparse.Namespace) -> dict[str, dict[str, dict[str, float]]]:
-    """``{member: {arm: {AP, AP50, steps, seconds}}}`` of finished runs."""
+    """``{member: {arm: {AP, AP50, steps, seconds_a_step}}}`` of finished runs."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for member in MEMBERS:
         for arm in ARMS:
@@ -79,9 +81,11 @@ def collect(args: argparse.Namespace) -> dict[str, dict[str, dict[str, float]]]:
                 continue
             metrics = json.loads((path / "results.json").read_text())[DATASET]["bbox"]
             lines = [json.loads(line) for line in (path / "metrics.json").read_text().splitlines()]
-            steps = 1 + max(int(line["iteration"]) for line in lines)
-            seconds = json.loads((path / "run.json").read_text())["seconds"]
-            values = {"AP": metrics["AP"] or 0.0, "AP50": metrics["AP50"] or 0.0, "steps": steps, "seconds": seconds}
+            steps = 1 + max(int(line["iteration"]) for line in lines if "total_loss" in line)
+            values = {"AP": metrics["AP"] or 0.0, "AP50": metrics["AP50"] or 0.0, "steps": steps}
+            times = [line["time"] for line in lines if "time" in line]
+            if times:
+                values["seconds_a_step"] = statistics.median(times)
             found.setdefault(member, {})[arm] = values
     return found
 
@@ -92,9 +96,11 @@ def report(args: argparse.Namespace) -> str:
     for member, arms in collect(args).items():
         trained = arms.get("trained", {})
         scores = [f"{arms[arm]['AP50']:.1f}" if arm in arms else "" for arm in ARMS]
-        extra = [f"{trained['AP']:.1f}", int(trained["steps"]), round(trained["seconds"])] if trained else [""] * 3
+        extra = (
+            [f"{trained['AP']:.1f}", int(trained["steps"]), f"{trained['seconds_a_step']:.2f}"] if trained else [""] * 3
+        )
         rows.append([member, *scores, *extra])
-    headers = ["member", *(f"AP50 {arm}" for arm in ARMS), "AP trained", "steps", "seconds"]
+    headers = ["member", *(f"AP50 {arm}" for arm in ARMS), "AP trained", "steps", "s a step"]
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
@@ -113,9 +119,7 @@ def main() -> None:
             run(config(args, member, arm), resume=True)
     text = report(args)
     print(text)
-    if args.output:
-        args.output.with_suffix(".json").write_text(json.dumps(collect(args), indent=2) + "\n")
-        args.output.with_suffix(".md").write_text(text + "\n")
+    write(args.output, collect(args), text)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ other words; `dino_scratch` and `dino_pretrained` do the same with a DINO.  Numb
 
 import argparse
 import json
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 
 from omegaconf import DictConfig
 from tabulate import tabulate
 
+from benchmarks.shapeworld.report import spread, write
 from polydet.data import label_space_of
 from polydet.engine import load_config, run
 
@@ -104,12 +104,6 @@ def collect(work: Path) -> dict[str, dict[str, dict[int, float]]]:
     return found
 
 
-def spread(values: list[float]) -> str:
-    """Mean and standard deviation."""
-    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
-    return f"{statistics.mean(values):.1f} ± {deviation:.1f}"
-
-
 def report(args: argparse.Namespace) -> str:
     """What each arm reached, and the paired differences that answer the questions."""
     found = collect(args.work)
@@ -147,12 +141,10 @@ def main() -> None:
         train(args)
     text = report(args)
     print(text)
-    if args.output:
-        numbers = {"steps": args.steps, "tune_steps": args.tune_steps, "AP": collect(args.work)}
-        args.output.with_suffix(".json").write_text(json.dumps(numbers, indent=2) + "\n")
-        args.output.with_suffix(".md").write_text(
-            f"# METR on ShapeWorld\n\nN = {args.steps}, M = {args.tune_steps} steps of 8 images.\n\n{text}\n"
-        )
+    numbers = {"steps": args.steps, "tune_steps": args.tune_steps, "AP": collect(args.work)}
+    batch = load_config(CONFIGS / "metr.py").dataloader.train.total_batch_size
+    title = f"# METR on ShapeWorld\n\nN = {args.steps}, M = {args.tune_steps} steps of {batch} images.\n\n"
+    write(args.output, numbers, title + text)
 
 
 if __name__ == "__main__":
