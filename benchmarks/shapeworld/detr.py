@@ -10,7 +10,6 @@ were drawn at random, so that finding boxes is not enough.  Finished runs are ke
 
 import argparse
 import json
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +71,7 @@ def folder(args: argparse.Namespace, member: str, arm: str) -> Path:
 
 
 def collect(args: argparse.Namespace) -> dict[str, dict[str, dict[str, float]]]:
-    """``{member: {arm: {AP, AP50, steps, seconds_a_step}}}`` of finished runs."""
+    """``{member: {arm: {AP, AP50, steps}}}`` of finished runs."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for member in MEMBERS:
         for arm in ARMS:
@@ -83,9 +82,6 @@ def collect(args: argparse.Namespace) -> dict[str, dict[str, dict[str, float]]]:
             lines = [json.loads(line) for line in (path / "metrics.json").read_text().splitlines()]
             steps = 1 + max(int(line["iteration"]) for line in lines if "total_loss" in line)
             values = {"AP": metrics["AP"] or 0.0, "AP50": metrics["AP50"] or 0.0, "steps": steps}
-            times = [line["time"] for line in lines if "time" in line]
-            if times:
-                values["seconds_a_step"] = statistics.median(times)
             found.setdefault(member, {})[arm] = values
     return found
 
@@ -96,11 +92,9 @@ def report(args: argparse.Namespace) -> str:
     for member, arms in collect(args).items():
         trained = arms.get("trained", {})
         scores = [f"{arms[arm]['AP50']:.1f}" if arm in arms else "" for arm in ARMS]
-        extra = (
-            [f"{trained['AP']:.1f}", int(trained["steps"]), f"{trained['seconds_a_step']:.2f}"] if trained else [""] * 3
-        )
+        extra = [f"{trained['AP']:.1f}", int(trained["steps"])] if trained else [""] * 2
         rows.append([member, *scores, *extra])
-    headers = ["member", *(f"AP50 {arm}" for arm in ARMS), "AP trained", "steps", "s a step"]
+    headers = ["member", *(f"AP50 {arm}" for arm in ARMS), "AP trained", "steps"]
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
