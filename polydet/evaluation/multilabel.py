@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from typing import Any
 
@@ -14,13 +15,17 @@ from polydet.data import get_card, load_card
 
 __all__ = ["MultiLabelEvaluator"]
 
+logger = logging.getLogger(__name__)
+
 
 class MultiLabelEvaluator(DatasetEvaluator):
     """mAP of per-image class scores (METR, supplementary table 1; Query2Label's and ASL's metric).
 
     The model's output of an image has `class_scores`, [K] in the card's class order. A class is present if it is
     annotated (crowds do not count). On federated cards a class is scored on the images where it is verified. Results:
-    `{"classification": {"mAP": 0..100, "AP-<class>": ...}}`; classes that never occur are left out of the mean.
+    `{"classification": {"mAP": 0..100, "AP-<class>": ...}}`; classes that never occur are left out of the mean. Of a
+    model without `class_scores` (METR without category extraction) there are none, which is logged as an error: the
+    boxes of a long run are still to be evaluated.
     """
 
     def __init__(self, dataset_name: str, output_dir: str | None = None):
@@ -32,10 +37,14 @@ class MultiLabelEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         """Forget everything collected."""
         self._scores: dict[int, np.ndarray] = {}
+        self._without: Any = None
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Take a batch."""
         for record, output in zip(inputs, outputs):
+            if "class_scores" not in output:
+                self._without = record["image_id"]
+                continue
             scores = output["class_scores"].detach().float().cpu().numpy()
             if scores.shape != (len(self.card.classes or ()),):
                 raise ValueError(f"class_scores is {scores.shape}, {self.card.name} has {len(self.card.classes or ())}")
@@ -43,10 +52,20 @@ class MultiLabelEvaluator(DatasetEvaluator):
 
     def evaluate(self) -> dict[str, Any]:
         """Results on the main process, `{}` on the others."""
+        if self._without is not None:
+            logger.error(
+                "the model gives no class_scores (image %s), so %s gets no classification mAP: it needs a category "
+                "extraction module, or dataloader.evaluators without 'multilabel'",
+                self._without,
+                self.card.name,
+            )
+            self._scores = {}
         gathered = comm.gather(self._scores, dst=0)
         if not comm.is_main_process():
             return {}
         merged = {image: scores for part in gathered for image, scores in part.items()}
+        if not merged:
+            return {}
         images = sorted(merged)
         scores = np.stack([merged[i] for i in images])
         present, judged = self._labels()

@@ -46,6 +46,15 @@ def test_multilabel(world, name):
         evaluator.process([data[0]], [{"class_scores": torch.zeros(3)}])
 
 
+def test_a_model_without_class_scores_is_said_loudly_and_keeps_its_other_results(world, caplog):
+    record = load_card("shapes_coco_val")[0]
+    evaluator = build_evaluator("shapes_coco_val", None, "multilabel")
+    evaluator.process([record], [{"instances": None}])
+    with caplog.at_level("ERROR", logger="polydet.evaluation.multilabel"):
+        assert evaluator.evaluate() == {}
+    assert "no class_scores" in caplog.text and "without 'multilabel'" in caplog.text
+
+
 def test_means_over_datasets_and_classes(tmp_path):
     register_card(DatasetCard("one_class", "x.json", "x", classes=("Cottontail-Rabbit",)), overwrite=True)
     results = {
