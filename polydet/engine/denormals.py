@@ -13,7 +13,7 @@ def denormals_are_zero() -> bool:
 
 @contextlib.contextmanager
 def flush_denormals() -> Iterator[None]:
-    """Take them for zero, as CUDA's fast arithmetic does, until the block ends; threads started in it do so too.
+    """Take them for zero until the block ends; threads started in it do so too.
 
     Focal losses make them: the gradient of a class that is surely absent is its probability to the third power.
     """
