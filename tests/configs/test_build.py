@@ -7,6 +7,7 @@ from omegaconf import open_dict
 
 from polydet import model_zoo
 from polydet.engine import load_config
+from polydet.engine.config import stage_config
 
 GROUPS = sorted({name.split("/")[0] if "/" in name else "." for name in model_zoo.list_configs()})
 
@@ -17,7 +18,7 @@ def configs(group):
 
 
 def runs(cfg):
-    return [s for s in cfg.stages.values() if "model" in s] if "stages" in cfg else [cfg]
+    return [stage_config(cfg, s) for s in cfg.stages if "model" in cfg.stages[s]] if "stages" in cfg else [cfg]
 
 
 @pytest.mark.parametrize("group", GROUPS)
