@@ -14,18 +14,20 @@ from polydet.engine.config import ConfigError, flatten, save_config
 LOGGERS = ("polydet", "scaledet", "metr", "codetr", "aligndet", "detclipv2", "detectron2", "fvcore")
 
 
-def prepare_output(cfg: DictConfig, taken: bool) -> Path:
-    """Make the folder, try to write there, set up logs and save the resolved config.
+def prepare_output(cfg: DictConfig, resume: bool, eval_only: bool) -> Path:
+    """Make the folder, try to write there, set up logs and save the config, as it is written and resolved.
 
     Args:
-        taken: the folder may hold a run, which goes on or is evaluated.
+        resume: the folder may hold a run, which goes on.
+        eval_only: the folder may hold a run, which is evaluated; its ``config.yaml`` stays and this config becomes
+            ``config_eval.yaml``.
 
     Raises:
         ConfigError: another config file was trained there.
         OSError: nothing can be written there.
     """
     output_dir = Path(cfg.train.output_dir)
-    if not taken:
+    if not (resume or eval_only):
         _refuse_other_run(cfg, output_dir)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -36,9 +38,10 @@ def prepare_output(cfg: DictConfig, taken: bool) -> Path:
         raise OSError(f"train.output_dir={str(output_dir)!r} cannot be written: {error}") from error
     log_to(output_dir)
     if comm.is_main_process():
-        save_config(cfg, output_dir / "config.yaml")
+        name = "config_eval" if eval_only and (output_dir / "config.yaml").is_file() else "config"
+        save_config(cfg, output_dir / f"{name}.yaml")
         lines = "\n".join(f"{key} = {value}" for key, value in flatten(_resolved(cfg)).items())
-        write_whole(output_dir / "config_resolved.txt", lambda path: Path(path).write_text(lines + "\n"))
+        write_whole(output_dir / f"{name}_resolved.txt", lambda path: Path(path).write_text(lines + "\n"))
     return output_dir
 
 

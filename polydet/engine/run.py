@@ -58,7 +58,7 @@ def run(cfg: DictConfig, resume: bool = False, eval_only: bool = False) -> Resul
     missing = [key for key in REQUIRED_KEYS if key not in cfg]
     if missing:
         raise ConfigError(f"the config has no {', '.join(missing)}; a run needs {', '.join(REQUIRED_KEYS)}")
-    output_dir = prepare_output(cfg, taken=resume or eval_only)
+    output_dir = prepare_output(cfg, resume, eval_only)
     if resume and not eval_only and (output_dir / "DONE").is_file():
         logger.info("%s is finished", output_dir)
         return json.loads((output_dir / "results.json").read_text()) if (output_dir / "results.json").is_file() else {}

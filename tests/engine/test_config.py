@@ -148,9 +148,13 @@ def test_a_folder_of_another_config_is_not_overwritten(tmp_path):
         path.write_text(f'train = dict(output_dir="{tmp_path}/run")')
     one, two = map(load_config, configs)
     for _ in range(2):
-        folder = prepare_output(one, taken=False)
+        folder = prepare_output(one, resume=False, eval_only=False)
         (folder / "last_checkpoint").write_text("model_final.pth")
-    with pytest.raises(ConfigError, match=r"holds checkpoints of .*one.py.*another train.output_dir"):
-        prepare_output(two, taken=False)
-    prepare_output(load_config(folder / "config.yaml"), taken=False)
-    assert prepare_output(two, taken=True) == folder
+    for _ in range(2):  # an evaluation by another config does not make the folder that config's
+        with pytest.raises(ConfigError, match=r"holds checkpoints of .*one.py.*another train.output_dir"):
+            prepare_output(two, resume=False, eval_only=False)
+        assert prepare_output(two, resume=False, eval_only=True) == folder
+    assert load_config(folder / "config.yaml").source.file == str(configs[0])
+    assert load_config(folder / "config_eval.yaml").source.file == str(configs[1])
+    prepare_output(load_config(folder / "config.yaml"), resume=False, eval_only=False)
+    assert prepare_output(two, resume=True, eval_only=False) == folder
