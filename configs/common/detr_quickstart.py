@@ -1,7 +1,7 @@
 """The DETR family at quickstart size: ShapeWorld at 128 pixels, two CPU cores, from scratch.
 
-Half of a ResNet-18, 128 channels, 2 + 3 layers. Members with dense attention over one level learn slowly: their
-backbone comes from object crops.
+Half of a ResNet-18, 128 channels, 2 + 3 layers. Members without refined boxes, or with dense attention over one level,
+learn slowly: their backbone comes from object crops.
 """
 
 from omegaconf import DictConfig
@@ -25,15 +25,23 @@ def shrink(model: DictConfig, num_queries: int = 60) -> DictConfig:
     return model
 
 
-def one_level(model: DictConfig, max_iter: int, num_queries: int = 60) -> dict:
-    """The stages of a member with dense attention."""
-    shrink(model, num_queries)
-    model.backbone.in_features = model.backbone.bottom_up.out_features = ["res4"]  # stride 32 leaves 4 x 6 tokens
-    model.backbone.bottom_up.update(norm="frozen", freeze_at=2)
-    optimizer.lr = 5e-4
+def from_crops(model: DictConfig, max_iter: int) -> dict:
+    """The stages of a member that learns boxes early and classes late: many small steps, from a backbone of crops."""
+    dataloader.train.total_batch_size = 4
     train.max_iter = max_iter
+    crops = dict(crop_size=24, iterations=600, batch_size=64)  # as large as the objects in the images
+    run = dict(dataloader=dataloader, optimizer=optimizer, lr_multiplier=lr_multiplier, train=train)
+    return after_crops(model, crops, **run)
+
+
+def one_level(model: DictConfig, max_iter: int, num_queries: int = 60) -> dict:
+    """The stages of a member with dense attention, which leaves its first plateau only at a small learning rate."""
+    shrink(model, num_queries)
+    model.backbone.in_features = model.backbone.bottom_up.out_features = ["res3"]  # stride 32 leaves 4 x 6 tokens
+    model.backbone.bottom_up.update(norm="frozen", freeze_at=5)
+    optimizer.lr = 2e-4
     train.clip_grad.value = 0.1
-    return after_crops(model, dataloader=dataloader, optimizer=optimizer, lr_multiplier=lr_multiplier, train=train)
+    return from_crops(model, max_iter)
 
 
 for _part in (dataloader.train, dataloader.test):
