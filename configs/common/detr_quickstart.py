@@ -35,7 +35,7 @@ def from_crops(model: DictConfig, max_iter: int) -> dict:
 
 
 def one_level(model: DictConfig, max_iter: int, num_queries: int = 60) -> dict:
-    """The stages of a member with dense attention, which leaves its first plateau only at a small learning rate."""
+    """The stages of a member with dense attention, whose first plateau is shorter at a small learning rate."""
     shrink(model, num_queries)
     model.backbone.in_features = model.backbone.bottom_up.out_features = ["res3"]  # stride 32 leaves 4 x 6 tokens
     model.backbone.bottom_up.update(norm="frozen", freeze_at=5)
