@@ -5,8 +5,8 @@
     python -m benchmarks.shapeworld.codetr --work /tmp/study --report            table of what is there
 
 All arms train plain Deformable-DETR at quickstart size, from scratch, for equally many steps. K = 1 is ATSS, K = 2 adds
-Faster R-CNN; `head_only` and `queries_only` are table 9's other cells (k0 and k1 are its first and last). Every run has a
-process of its own, so that its peak memory is its own.
+Faster R-CNN; `head_only` and `queries_only` are table 9's other cells (k0 and k1 are its first and last). Every run
+has a process of its own, so that its peak memory is its own.
 """
 
 import argparse
@@ -133,7 +133,7 @@ def main() -> None:
         train(args)
     text = report(args)
     print(text)
-    title = f"# Co-DETR on ShapeWorld\n\n{args.steps} steps of plain Deformable-DETR at quickstart size, from scratch.\n\n"
+    title = f"# Co-DETR on ShapeWorld\n\n{args.steps} steps of plain Deformable-DETR at quickstart size.\n\n"
     write(args.output, {"steps": args.steps, "runs": collect(args)}, title + text)
 
 
