@@ -62,11 +62,18 @@ class ProposalColumns:
         return boxes, self.labels[rows]
 
     def save(self, folder: Path) -> None:
-        """Write a folder of .npy files; ``columns.json`` is written last and marks it complete."""
+        """Write a folder of .npy files; ``columns.json`` is written last and marks it complete.
+
+        Files are replaced, never overwritten: who has mapped the old ones (a run that trains on them, or these very
+        columns) keeps reading them.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "columns.json").unlink(missing_ok=True)
         for name in self.ARRAYS:
-            np.save(folder / f"{name}.npy", getattr(self, name))
+            part = folder / f"{name}.part"
+            with part.open("wb") as out:
+                np.save(out, getattr(self, name))
+            os.replace(part, folder / f"{name}.npy")
         meta = {"file_names": list(self.file_names), "info": self.info}
         write_atomically(folder / "columns.json", json.dumps(meta))
 

@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -119,6 +120,18 @@ def test_shards_of_another_run_are_refused(images, tmp_path):
     run(images_of_folder(images), images, tmp_path / "p", SMALL)
     with pytest.raises(ValueError, match="settings"):
         run(images_of_folder(images), images, tmp_path / "p", ProposalSettings(mode="fast"))
+
+
+def test_mapped_columns_survive_being_written_again(images, tmp_path):
+    """Proposals may be clustered into their own folder, and searched again while a run trains on them."""
+    folder = tmp_path / "p.columns"
+    first = run(images_of_folder(images), images, tmp_path / "p", SMALL)
+    mapped = ProposalColumns.load(folder)
+    replace(mapped, labels=np.ones(len(mapped.boxes), np.uint16)).save(folder)
+    np.testing.assert_array_equal(mapped.boxes, first.boxes)
+    again = ProposalColumns.load(folder)
+    np.testing.assert_array_equal(again.boxes, first.boxes)
+    assert (again.labels == 1).all() and not list(folder.glob("*.part"))
 
 
 def test_unreadable_images_are_listed(images, tmp_path):
