@@ -68,15 +68,17 @@ class DETRAdapter(DetectorAdapter):
 
     @torch.no_grad()
     def ranked_boxes(self, views: list[dict[str, Any]], limit: int) -> list[Tensor]:
-        """Queries that are least background."""
+        """Queries that are least background: by softmax, or by the largest logit where every class has a sigmoid."""
         detector = self.detector
         memory = detector.encode(detector.preprocess(views))
         predictions = detector.decode(detector.build_queries(memory, None), memory, last_only=True)
         boxes = []
         for view, logits, normalised in zip(views, predictions.logits[-1], predictions.boxes[-1]):
             height, width = view["image"].shape[-2:]
-            foreground = logits[:, : detector.num_classes].logsumexp(1) - logits.logsumexp(1)
-            best = foreground.topk(min(limit, len(foreground))).indices
+            foreground = logits[:, : detector.num_classes]
+            with_background = logits.shape[1] > detector.num_classes
+            score = foreground.logsumexp(1) - logits.logsumexp(1) if with_background else foreground.amax(1)
+            best = score.topk(min(limit, len(score))).indices
             boxes.append(cxcywh_to_xyxy(normalised[best]) * normalised.new_tensor([width, height, width, height]))
         return boxes
 

@@ -32,6 +32,22 @@ def test_embeddings_and_pictures(kind, tmp_path):
     assert len(boxes) == 2 and all(b.shape == (20, 4) for b in boxes)
 
 
+@pytest.mark.parametrize("kind", ["detr", "dino"])
+def test_detrs_rank_by_what_they_score(kind):
+    """Softmax with a background class, and sigmoids without one."""
+    adapter = build(kind).eval()
+    view, detector = views()[0], adapter.detector
+    with torch.no_grad():
+        memory = detector.encode(detector.preprocess([view]))
+        found = detector.decode(detector.build_queries(memory, None), memory, last_only=True)
+    logits, boxes = found.logits[-1, 0], found.boxes[-1, 0]
+    score = 1 - logits.softmax(1)[:, -1] if kind == "detr" else logits.sigmoid().amax(1)
+    best = boxes[score.argmax()]
+    height, width = view["image"].shape[-2:]
+    centre = (adapter.ranked_boxes([view], 1)[0][0].view(2, 2).mean(0) / torch.tensor([width, height])).tolist()
+    assert centre == pytest.approx(best[:2].tolist(), abs=1e-4)
+
+
 def test_separation_orders_what_is_separated():
     rng = np.random.default_rng(0)
     classes = np.repeat([0, 1, 2], 30)
