@@ -7,10 +7,16 @@ import torch
 from detectron2.engine import HookBase
 
 from polydet.engine.checkpoint import Checkpointer, write_whole
+from polydet.engine.trainer import Trainer
 
 
 class BestCheckpoint(HookBase):
-    """Keeps ``model_best.pth``: the model with the highest value of a metric (``dataset/task/name``)."""
+    """Keeps ``model_best.pth``: the model with the highest value of a metric (``dataset/task/name``).
+
+    Where a run averages its weights the average is kept, which is what was evaluated.
+    """
+
+    trainer: Trainer
 
     def __init__(self, checkpointer: Checkpointer, metric: str) -> None:
         self.checkpointer, self.metric = checkpointer, metric
@@ -23,8 +29,13 @@ class BestCheckpoint(HookBase):
         self.seen = step
         if value > self.best:
             self.best = value
-            state = {"model": self.checkpointer.model.state_dict(), "metric": float(value), "iteration": int(step)}
-            write_whole(Path(self.checkpointer.save_dir) / "model_best.pth", lambda path: torch.save(state, path))
+            with self.trainer.averaged():
+                state = {"model": self.checkpointer.model.state_dict(), "metric": float(value), "iteration": int(step)}
+                write_whole(Path(self.checkpointer.save_dir) / "model_best.pth", lambda path: torch.save(state, path))
+
+    def after_train(self) -> None:
+        if self.trainer.iter + 1 >= self.trainer.max_iter:  # as EvalHook's, which has just evaluated the last step
+            self.after_step()
 
     def state_dict(self) -> dict[str, float]:
         return {"best": self.best}

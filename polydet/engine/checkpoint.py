@@ -1,5 +1,6 @@
 """Checkpoints that are written whole or not at all, and loaded with a ledger of what was and was not loaded."""
 
+import contextlib
 import logging
 import os
 import pickle
@@ -205,7 +206,9 @@ def _count_modules(model: nn.Module, ledger: LoadLedger) -> None:
 class Checkpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, but a file appears under its name only when it is complete.
 
-    A run that is killed while it saves keeps its previous checkpoint; files open with ``weights_only``.
+    A run that is killed while it saves keeps its previous checkpoint; files open with ``weights_only``.  Where a run
+    averages its weights, ``model`` is the average, as it is evaluated; those that are trained are in the trainer's
+    state.
     """
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -216,13 +219,14 @@ class Checkpointer(DetectionCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        data = {
-            "model": self.model.state_dict(),
-            **{k: v.state_dict() for k, v in self.checkpointables.items()},
-            **kwargs,
-        }
         path = Path(self.save_dir) / f"{name}.pth"
-        write_whole(path, lambda temporary: torch.save(data, temporary))
+        with getattr(self.checkpointables.get("trainer"), "averaged", contextlib.nullcontext)():
+            data = {
+                "model": self.model.state_dict(),
+                **{k: v.state_dict() for k, v in self.checkpointables.items()},
+                **kwargs,
+            }
+            write_whole(path, lambda temporary: torch.save(data, temporary))
         self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class ModelEMA:
@@ -19,6 +19,7 @@ class ModelEMA:
 
     def __init__(self, model: nn.Module, decay: float = 0.9999, warmup: bool = False) -> None:
         self.decay, self.warmup, self.step = decay, warmup, 0
+        self.exchanged = False
         self.average = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
@@ -32,24 +33,27 @@ class ModelEMA:
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
-        """Inside the block ``model`` has the averaged parameters."""
-        parameters = dict(model.named_parameters())
-        kept = {name: parameters[name].detach().clone() for name in self.average}
+        """Inside the block ``model`` has the averaged parameters, and ``average`` those that are trained."""
+        self.exchange(model)
+        self.exchanged = True
         try:
-            self._write(parameters, self.average)
             yield
         finally:
-            self._write(parameters, kept)
+            self.exchange(model)
+            self.exchanged = False
 
-    @staticmethod
     @torch.no_grad()
-    def _write(parameters: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:
-        for name, value in values.items():
-            parameters[name].copy_(value)
+    def exchange(self, model: nn.Module) -> None:
+        """Swap the model's parameters and the averaged ones."""
+        parameters = dict(model.named_parameters())
+        for name, average in self.average.items():
+            kept = parameters[name].detach().clone()
+            parameters[name].copy_(average)
+            average.copy_(kept)
 
     def state_dict(self) -> dict[str, Any]:
-        """For checkpoints."""
-        return {"step": self.step, "average": self.average}
+        """For checkpoints; ``exchanged`` says that ``average`` holds the trained parameters, see :meth:`applied`."""
+        return {"step": self.step, "average": self.average, "exchanged": self.exchanged}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore; the parameters must be the same ones.

@@ -181,8 +181,7 @@ def _train(cfg: DictConfig, output_dir: Path, resume: bool) -> Results:
     results: Results = {}
 
     def test() -> Results:
-        averaged = trainer.ema.applied(model) if trainer.ema else contextlib.nullcontext()
-        with averaged:
+        with trainer.averaged():
             space = None if hasattr(model, "set_vocabulary") else _label_space(cfg)
             results.update(evaluate(cfg, model, output_dir, space, trainer.autocast, cfg.train.pictures))
         return results

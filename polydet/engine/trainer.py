@@ -162,6 +162,10 @@ class Trainer(TrainerBase):
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Inside the block the model has its averaged weights, where the run averages them."""
+        return contextlib.nullcontext() if self.ema is None else self.ema.applied(self.raw_model)
+
     def state_dict(self) -> dict[str, Any]:
         """Everything besides the model that a resumed run needs; randomness follows from seed and iteration."""
         state = {**super().state_dict(), "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
@@ -170,7 +174,7 @@ class Trainer(TrainerBase):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` saved.
+        """Restore what :meth:`state_dict` saved; the model is loaded before.
 
         Raises:
             ValueError: the run averaged weights and the checkpoint did not, or the other way round.
@@ -183,6 +187,8 @@ class Trainer(TrainerBase):
             raise ValueError("train.ema.enabled differs from the run that is being resumed")
         if self.ema is not None:
             self.ema.load_state_dict(state_dict["ema"])
+            if state_dict["ema"].get("exchanged"):  # the model was loaded with the average
+                self.ema.exchange(self.raw_model)
 
 
 def reduce_losses(losses: Mapping[str, Tensor]) -> dict[str, float]:

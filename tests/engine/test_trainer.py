@@ -4,9 +4,12 @@ import json
 
 import pytest
 import torch
+from detectron2.engine import hooks
 from detectron2.structures import Instances
 from torch import nn
 
+from polydet.engine.best import BestCheckpoint
+from polydet.engine.checkpoint import Checkpointer, read_checkpoint
 from polydet.engine.ema import ModelEMA
 from polydet.engine.progress import drop_metrics_from, read_metrics
 from polydet.engine.sentinels import (
@@ -241,3 +244,49 @@ def test_metrics_of_a_killed_run_are_dropped_from_the_resumed_one(tmp_path):
     drop_metrics_from(path, 5)
     assert read_metrics(path) == [{"iteration": 1, "a": 1}]
     assert read_metrics(tmp_path / "absent.json") == []
+
+
+class WithAverage(Trainer):
+    """Evaluates, keeps checkpoints and the best one; `seen` is what each evaluation saw."""
+
+    def __init__(self, folder, scores=(1.0, 3.0, 2.0)):
+        base = make(ema=ModelEMA(Model(), decay=0.5))
+        super().__init__(base.model, base.optimizer, ema=base.ema)
+        folder.mkdir(exist_ok=True)
+        self.checkpointer = Checkpointer(self.model, str(folder), trainer=self)
+        self.seen, self.scores = [], iter(scores)
+
+    def evaluate(self):
+        with self.averaged():
+            self.seen.append({name: value.clone() for name, value in self.model.state_dict().items()})
+        return {"x": {"bbox": {"AP": next(self.scores)}}}
+
+    def go(self, start, end, period=2):
+        keep = hooks.PeriodicCheckpointer(self.checkpointer, period)
+        best = BestCheckpoint(self.checkpointer, "x/bbox/AP")
+        return train(self, start, end, [hooks.EvalHook(period, self.evaluate), best, keep])
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def test_checkpoints_hold_the_weights_that_were_evaluated_and_resume_those_that_are_trained(tmp_path):
+    whole = WithAverage(tmp_path)
+    expected = whole.go(0, 6)
+    files = {name: read_checkpoint(tmp_path / f"model_{name}.pth")["model"] for name in ("0000001", "best", "final")}
+    first, second, last = whole.seen
+    assert same(files["0000001"], first) and same(files["best"], second) and same(files["final"], last)
+    assert not torch.equal(last["linear.weight"], expected)
+    resumed = WithAverage(tmp_path / "resumed")
+    resumed.checkpointer.load(str(tmp_path / "model_0000003.pth"))
+    assert torch.equal(resumed.go(4, 6), expected)
+    assert all(torch.equal(value, resumed.ema.average[name]) for name, value in whole.ema.average.items())
+
+
+@pytest.mark.parametrize("scores", [(1.0, 2.0, 3.0), (float("nan"), float("nan"), 0.0)])
+def test_the_evaluation_at_the_end_may_be_the_best(tmp_path, scores):
+    trainer = WithAverage(tmp_path, scores)
+    trainer.go(0, 6)
+    found = torch.load(tmp_path / "model_best.pth", weights_only=True)
+    assert found["metric"] == scores[-1] and same(found["model"], trainer.seen[-1])
