@@ -82,7 +82,8 @@ class METR(VocabularyState, DETR):
         asl_weight: mu of the asymmetric loss; `asl` its further arguments.
         mask_foreign: in training, only labels of the image's own dataset count; otherwise those of other datasets are
             background (the paper's reading of COCO's loss in table 1).
-        federated: "none", or "verified": of an image with verified labels, only these count.
+        federated: "none", or "verified": of an image with verified labels, only those with a box and those that are
+            verified to be absent count (not those of which there are only groups, or that were cropped away).
         on_vocabulary_mismatch: see `VocabularyState`.
         base: further arguments of `DETR`.
 
@@ -205,8 +206,8 @@ class METR(VocabularyState, DETR):
             )
         known = own if self.mask_foreign else None
         if self.federated == "verified" and x.get("neg_category_ids") is not None:
-            verified = self._mask([*x.get("pos_category_ids", ()), *x["neg_category_ids"]])
-            verified[target.labels] = True
+            verified = self._mask(x["neg_category_ids"])
+            verified[target.labels] = True  # a positive one without a box left, a group say, may still be in sight
             known = verified if self.mask_foreign or own is None else verified | ~own
         return own, known
 

@@ -276,7 +276,8 @@ def test_unverified_labels_do_not_count(mask_foreign, expected):
     torch.manual_seed(0)
     model = tiny_metr(top_k=5, num_queries=10, mask_foreign=mask_foreign, federated="verified").train()
     torch.nn.init.zeros_(model.language.biases["cem"])
-    batch = [make_input([[5, 5, 30, 40]], [0], pos_category_ids=[0], neg_category_ids=[1, 3])]
+    # label 2 is verified, but no box of it is left: neither present nor absent
+    batch = [make_input([[5, 5, 30, 40]], [0], pos_category_ids=[0, 2], neg_category_ids=[1, 3])]
     targets = model.prepare_targets(batch)
     queries = model.build_queries(model.encode(model.preprocess(batch)), targets)
     assert set(queries.classes[0, queries.denoising.num_queries :].tolist()) == expected
