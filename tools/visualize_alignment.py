@@ -3,16 +3,21 @@
 python tools/visualize_alignment.py --config-file configs/aligndet/pretrain_faster_rcnn_r50_1x.py \
     --weights output/aligndet/pretrain_faster_rcnn_r50_1x/model_final.pth \
     --dataset coco_2017_val --classes person car chair --per-class 5000 --output pictures
+
+RetinaNet ranks boxes by its classifier alone, which pre-training does not have: it gets the first picture only.
 """
 
 import argparse
 import json
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import torch
 from detectron2.config import instantiate
 from omegaconf import open_dict
 
+from aligndet.adapters import DetectorAdapter
 from aligndet.analysis import annotated_views, box_embeddings, draw_centres, draw_tsne
 from polydet.engine import load_config
 from polydet.engine.checkpoint import load_weights, read_checkpoint
@@ -43,18 +48,24 @@ def main() -> None:
     parser.add_argument("--max-size", type=int, default=1333)
     parser.add_argument("--output", type=Path, required=True, help="folder")
     args = parser.parse_args()
+    if len(args.classes) < 2:
+        parser.error("--classes: name two or more, they are compared with each other")
     cfg = load_config(args.config_file)
     if args.stage:
         cfg = cfg.stages[args.stage]
         with open_dict(cfg):
             cfg.train.output_dir = str(args.weights.parent)
     arms = {"before": build(cfg), "after": build(cfg, args.weights)}
-    views = list(annotated_views(args.dataset, args.classes, args.per_class, args.short, args.max_size))
+    # read anew for each arm: thousands of images do not fit into memory together
+    views = partial(annotated_views, args.dataset, args.classes, args.per_class, args.short, args.max_size)
     args.output.mkdir(parents=True, exist_ok=True)
-    embedded = {title: box_embeddings(adapter, views) for title, adapter in arms.items()}
+    embedded = {title: box_embeddings(adapter, views()) for title, adapter in arms.items()}
     numbers = {"silhouette": draw_tsne(embedded, args.classes, args.output / "tsne.png")}
-    shown = views[: args.images]
-    numbers["centres_in_objects"] = draw_centres(arms, shown, args.output / "centres.png", args.boxes)
+    if type(arms["after"]).ranked_boxes is DetectorAdapter.ranked_boxes:
+        print(f"no centres.png: {type(arms['after'].detector).__name__} does not rank boxes without a classifier")
+    else:
+        shown = list(islice(views(), args.images))
+        numbers["centres_in_objects"] = draw_centres(arms, shown, args.output / "centres.png", args.boxes)
     (args.output / "numbers.json").write_text(json.dumps(numbers, indent=1))
     print(json.dumps(numbers))
 
