@@ -34,7 +34,10 @@ class BoxSamples:
 
 @dataclass
 class ViewOutput:
-    """One detector on one view: its own losses (empty without ``with_losses``) and sets of box embeddings."""
+    """One detector on one view: its own losses (empty without ``with_losses``) and sets of box embeddings.
+
+    Of several sets, the last is that of the head whose boxes are the detector's result.
+    """
 
     samples: list[BoxSamples]
     losses: dict[str, Tensor] = field(default_factory=dict)

@@ -70,8 +70,8 @@ class RCNNAdapter(DetectorAdapter):
         output = self.forward_features(images, lead, targets, with_losses)
         extra = self.forward_features(images, assistant, targets, with_losses)
         weight = self.assistant_weight
-        for samples in extra.samples:
-            output.samples.append(BoxSamples(samples.embeddings, samples.labels, samples.weight * weight))
+        # before the lead's: the last set is that of the head which predicts
+        output.samples[:0] = [BoxSamples(s.embeddings, s.labels, s.weight * weight) for s in extra.samples]
         output.losses.update({f"assistant_{name}": loss * weight for name, loss in extra.losses.items()})
         return output
 

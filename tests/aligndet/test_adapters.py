@@ -87,6 +87,14 @@ def test_cascade_has_a_weighted_set_per_stage_with_background():
     assert {"loss_box_reg_stage0", "loss_box_reg_stage1", "loss_box_reg_stage2"} < set(output.losses)
 
 
+def test_the_assistants_sets_come_before_the_leads():
+    """Figure 4 takes the last one."""
+    adapter = build("cbnet").train()
+    with EventStorage(0):
+        output = adapter(views(), with_losses=False)
+    assert [s.weight for s in output.samples] == [0.5, 0.25, 0.125, 1.0, 0.5, 0.25]
+
+
 def test_detr_labels_follow_the_matching_of_its_loss():
     adapter = build("detr").train()
     batch = views()
