@@ -5,7 +5,7 @@
     python tools/lazyconfig_train_net.py --config-file configs/scaledet_swinb.py --num-gpus 8 train.output_dir=out
     torchrun --nproc-per-node 8 tools/lazyconfig_train_net.py --config-file ...
     ... --resume        go on where the run in train.output_dir stopped
-    ... --eval-only     evaluate train.init_checkpoint, or the run's final weights
+    ... --eval-only     evaluate the final weights of the run in train.output_dir, or train.init_checkpoint=FILE
 
 Overrides are key=value; a key that does not exist is an error that names the nearest one.
 """
@@ -16,6 +16,7 @@ import sys
 from polydet.data import DatasetError
 from polydet.engine import CheckpointError, ConfigError, load_config, run, run_distributed
 from polydet.engine.evaluate import ClassMismatch
+from polydet.engine.run import prefer_own_weights
 from polydet.engine.sentinels import SilentFailure
 
 
@@ -37,7 +38,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """One process of the job."""
-    run(load_config(args.config_file, args.overrides), resume=args.resume, eval_only=args.eval_only)
+    cfg = load_config(args.config_file, args.overrides)
+    if args.eval_only and not any(override.startswith("train.init_checkpoint=") for override in args.overrides):
+        prefer_own_weights(cfg)
+    run(cfg, resume=args.resume, eval_only=args.eval_only)
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def read_runs(ledger: dict[str, Any], folder: Path) -> dict[str, dict[str, Any]]
     for summary in sorted(folder.rglob("run.json")):
         record = json.loads(summary.read_text())
         results = summary.with_name("results.json")
-        config = record.get("config_file", "")
+        config = record.get("config_file") or ""  # null: a run that was started without a file
         changed = frozenset(
             o
             for o in record.get("overrides", [])

@@ -48,7 +48,8 @@ def run(cfg: DictConfig, resume: bool = False, eval_only: bool = False) -> Resul
     A config with ``stages`` (name -> config with the same keys, or ``{"run": call}``) runs them one after the other,
     each in its own folder under ``train.output_dir``; ``train.init_checkpoint="stage:NAME"`` is an earlier stage's
     final checkpoint.  Interpolations in a stage start at the stage's config, those of a ``run`` at the whole one.
-    With ``resume`` finished stages are left alone.
+    With ``resume`` finished stages are left alone; ``eval_only`` takes ``train.init_checkpoint`` or, where it is empty
+    or an earlier stage's, the final weights in the folder.
 
     Returns:
         results of the last evaluation, ``{dataset: {task: {metric: value}}}``, on the main process.
@@ -89,9 +90,13 @@ def _run_stages(cfg: DictConfig, resume: bool, eval_only: bool) -> Results:
             continue
         stage = own[name]
         with open_dict(stage):
+            if "source" in cfg:
+                stage.source = {**cfg.source, "stage": str(name)}
             stage.train.output_dir = str(root / str(name))
             start = str(stage.train.init_checkpoint)
-            if start.startswith("stage:"):
+            if start.startswith("stage:") and eval_only:
+                stage.train.init_checkpoint = ""  # its own final weights
+            elif start.startswith("stage:"):
                 stage.train.init_checkpoint = str(root / start.removeprefix("stage:") / "model_final.pth")
         if eval_only and not stage.dataloader.test_datasets:
             continue
@@ -141,12 +146,21 @@ def _label_space(cfg: DictConfig) -> Any:
     return label_space_of(names, train.get("merge", "none")) if names else None
 
 
+def prefer_own_weights(cfg: DictConfig) -> None:
+    """For an evaluation that names no checkpoint: final weights in ``train.output_dir`` go before a config's start."""
+    final = Path(cfg.train.output_dir) / "model_final.pth"
+    if final.is_file():
+        cfg.train.init_checkpoint = str(final)
+
+
 def _evaluate_only(cfg: DictConfig, output_dir: Path) -> Results:
     last = output_dir / "model_final.pth"
     if not cfg.train.init_checkpoint and last.is_file():
         cfg.train.init_checkpoint = str(last)
     if not cfg.train.init_checkpoint:
         raise ConfigError(f"--eval-only needs train.init_checkpoint=..., and {last} does not exist")
+    if Path(cfg.train.init_checkpoint).resolve().parent == output_dir.resolve():
+        cfg.train.init.update(key_map="", class_names=[], skip=[])  # they are for the weights that the run started from
     skip_published_weights(cfg.model)
     model = build_model(cfg)
     initialise(cfg, model)
@@ -333,6 +347,7 @@ def _write_summary(cfg: DictConfig, output_dir: Path, seconds: float) -> None:
     source = cfg.get("source", {})
     summary = {
         "config_file": source.get("file"),
+        "stage": source.get("stage"),
         "overrides": list(source.get("overrides", [])),
         "seconds": round(seconds, 1),
         "peak_host_memory_mib": round(peak * scale / 2**20),  # the largest of this process and its workers

@@ -59,6 +59,8 @@ def test_results_belong_to_the_row_that_was_run_and_to_no_other(tool, ledger, tm
         (folder / "run.json").write_text(json.dumps({"config_file": config, "overrides": overrides}))
         result = {"coco_2017_val": {"bbox": {"AP": len(name), "AP50": 1.0}}}
         (folder / "results.json").write_text(json.dumps(result))
+    (tmp_path / "no_file").mkdir()
+    (tmp_path / "no_file" / "run.json").write_text(json.dumps({"config_file": None, "overrides": []}))
     found = tool.read_runs(ledger, tmp_path)
     assert found == {
         "aligndet/table2_fcos_r50_12k_base.py data.percent=5": {"coco_2017_val/bbox": 3},
