@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from detectron2.engine import HookBase
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage, get_event_storage
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from aligndet.adapters.base import TASKS, DetectorAdapter
 from aligndet.contrastive import box_contrastive_loss
 from aligndet.modules import matches
+from polydet.engine.trainer import Trainer
 
 
 def momentum_at(step: int, total: int, base: float = 0.996) -> float:
@@ -32,7 +34,7 @@ class AlignDet(nn.Module):
 
     Args:
         adapter: the detector to pre-train, in its adapter. Its momentum twin starts as a copy.
-        total_steps: length of the momentum schedule, the number of optimiser steps.
+        total_steps: length of the momentum schedule in optimiser steps; :class:`MomentumLength` corrects it.
         momentum: at the start of the schedule.
         temperature, contrastive_weight: of the contrastive loss.
         tasks: ``classification`` and / or ``regression`` (table 10).
@@ -165,3 +167,16 @@ class AlignDet(nn.Module):
                 side.append({"image": image, "instances": instances})
             offset += len(given)
         return views
+
+
+class MomentumLength(HookBase):
+    """Gives the momentum schedule the length of the run, which ``train.max_epochs`` decides after the model is built.
+
+    In a config: ``train.hooks``.
+    """
+
+    trainer: Trainer
+
+    def before_train(self) -> None:
+        """Detectron2's."""
+        self.trainer.raw_model.total_steps = int(self.trainer.max_iter)

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import instantiate
+from detectron2.config import LazyCall, instantiate
+from detectron2.engine import HookBase
 
-from polydet.engine import load_config
+from aligndet.proposal_data import make_proposals
+from polydet.engine import load_config, run
 
 ROOT = Path(__file__).parents[2] / "configs"
 ROWS = sorted((ROOT / "aligndet").glob("*.py"))
@@ -22,6 +24,16 @@ BUILT = [
     "table4_detr_r50_voc_align",
     "table5_mask_rcnn_r50_mocov2_1x_align",
 ]
+
+
+class Lengths(HookBase):
+    """Writes the length of the momentum schedule and the steps that a run came to."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+
+    def after_train(self):
+        self.path.write_text(f"{self.trainer.raw_model.total_steps} {self.trainer.iter}")
 
 
 def test_there_is_a_config_for_every_row():
@@ -89,6 +101,22 @@ def test_norms_of_the_backbone_are_the_published_ones(name, norm, freeze_at):
     model = load_config(ROOT / "aligndet" / f"{name}.py").model
     bottom_up = (model.adapter.detector if name.startswith("pretrain") else model).backbone.bottom_up
     assert (bottom_up.norm, bottom_up.freeze_at) == (norm, freeze_at)
+
+
+def test_momentum_takes_the_length_that_epochs_give(card, tmp_path):
+    """`train.max_epochs` is turned into steps after the model is built."""
+    make_proposals(card.name, tmp_path / "p", min_side=12)
+    overrides = ["train.max_epochs=2", "train.device=cpu", "train.pictures=0", f"train.output_dir={tmp_path / 'run'}"]
+    overrides += [f"dataloader.train.datasets=[{card.name}]", f"dataloader.train.proposals={tmp_path / 'p'}"]
+    overrides += ["dataloader.train.total_batch_size=2", "dataloader.train.num_workers=0"]
+    overrides += ["dataloader.train.mapper.short_edge_lengths=[64]"]
+    detector = "model.adapter.detector"
+    overrides += [f"{detector}.backbone.bottom_up.{key}" for key in ("name=resnet18", "weights=null")]
+    overrides += [f"{detector}.backbone.out_channels=16", f"{detector}.head.num_convs=1"]
+    cfg = load_config(ROOT / "aligndet" / "pretrain_fcos_r50_1x.py", overrides)
+    cfg.train.hooks.append(LazyCall(Lengths)(path=str(tmp_path / "lengths")))
+    run(cfg)
+    assert (tmp_path / "lengths").read_text() == "11 11"  # 11 images with proposals, two epochs of pairs
 
 
 def test_grid_rows_are_overrides():

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from aligndet.adapters import CascadeAdapter, DETRAdapter, FCOSAdapter, RCNNAdapter, RetinaNetAdapter
 from aligndet.low_data import build_low_data_loader
-from aligndet.pretrainer import AlignDet
+from aligndet.pretrainer import AlignDet, MomentumLength
 from aligndet.proposal_data import build_pretrain_loader
 from aligndet.views import TwoViewMapper
 from polydet.data.augmentations import detr_multi_scale, large_scale_jitter, resize_shortest_edge
@@ -134,6 +134,7 @@ def pretrain(file, detector, tasks=("classification", "regression"), freeze_back
     dataloader.test_datasets = []
     train = _new(_train)
     train.update(max_iter=90_000, reference_batch_size=16, output_dir=f"./output/aligndet/{Path(file).stem}")
+    train.hooks = [L(MomentumLength)()]
     optimizer = _optimizer(None, SGD_RATES.get(detector, ((1e-4, 0.05),))[0][0], 1e-4, detector in ("detr", "cbnet"))
     lr_multiplier = _schedule(SCHEDULES["1x"][1])
     if detector == "detr":
