@@ -11,7 +11,7 @@ from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from polydet.data import DatasetCard, DatasetError, get_card, load_card, register_card
+from polydet.data import DatasetCard, DatasetError, card, get_card, load_card, register_card
 from polydet.data.shapeworld import generate
 from polydet.evaluation import build_evaluator
 from polydet.evaluation.collect import Detections, best_per_class
@@ -260,3 +260,48 @@ def test_two_processes_score_as_one(world, tmp_path):
         both = json.loads((tmp_path / f"{name}.json").read_text())["bbox"]
         for metric, value in score(name, tmp_path / "one")["bbox"].items():
             assert both[metric] == pytest.approx(value, abs=1e-9, nan_ok=True), (name, metric)
+
+
+@pytest.mark.parametrize("ids", [[0, 1, 2], [None, None, None], ["a", "b", "c"]])
+def test_annotation_ids_that_pycocotools_cannot_take(bare, ids):
+    """pycocotools takes a match with annotation 0 for none (Roboflow's exports begin there) and needs numbers."""
+    polygons = [[[5, 5, 25, 5, 25, 25, 5, 25]], [], [[1, 2]]]
+    annotations = [
+        {"image_id": i, "category_id": 1, "bbox": [5, 5, 20, 20], "segmentation": polygons[i]} for i in range(3)
+    ]
+    for annotation, id_ in zip(annotations, ids):
+        if id_ is not None:
+            annotation["id"] = id_
+    scores = bare(annotations, with_masks=True)
+    assert scores["bbox"]["AP"] == scores["segm"]["AP"] == pytest.approx(100)
+
+
+def test_predicted_masks_without_annotated_ones(bare, caplog):
+    annotations = [{"id": i, "image_id": i, "category_id": 1, "bbox": [5, 5, 20, 20]} for i in range(3)]
+    scores = bare(annotations, with_masks=True)
+    assert list(scores) == ["bbox"] and "bare has no masks" in caplog.text
+
+
+@pytest.fixture
+def bare(tmp_path, monkeypatch):
+    """Scores a perfect detector on a COCO file with the given annotations of three images."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    monkeypatch.setattr(card, "_CARDS", dict(card._CARDS))
+
+    def run(annotations, with_masks):
+        images = [{"id": i, "file_name": f"{i}.jpg", "height": 48, "width": 64} for i in range(3)]
+        document = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
+        (tmp_path / "bare.json").write_text(json.dumps(document))
+        register_card(DatasetCard("bare", "bare.json", "."), overwrite=True)
+        evaluator = build_evaluator("bare", str(tmp_path / "out"))
+        evaluator.reset()
+        for record in load_card("bare"):
+            found = Instances((48, 64), pred_boxes=Boxes(torch.tensor([[5.0, 5, 25, 25]])))
+            found.scores, found.pred_classes = torch.tensor([0.9]), torch.tensor([0])
+            if with_masks:
+                found.pred_masks = torch.zeros(1, 48, 64, dtype=torch.bool)
+                found.pred_masks[:, 5:25, 5:25] = True
+            evaluator.process([record], [{"instances": found}])
+        return evaluator.evaluate()
+
+    return run

@@ -18,7 +18,7 @@ from polydet.data.readers.json_file import column
 from polydet.data.readers.json_stream import JsonSections
 from polydet.data.store import current_work
 
-__all__ = ["annotation_columns", "raw_columns"]
+__all__ = ["annotation_columns", "raw_columns", "valid_mask"]
 
 logger = logging.getLogger(__name__)
 
@@ -150,14 +150,18 @@ def _image_index(values: np.ndarray, image_ids: Any, owners: Sequence, path: Pat
 
 
 def _mask_text(value: Any) -> bytes:
-    """Polygons of three points or more, or a run-length mask, as json; empty where there is no valid one."""
-    if isinstance(value, dict):
-        valid: Any = value if isinstance(value.get("size"), list) and value.get("counts") else None
-    elif isinstance(value, list):
-        valid = [polygon for polygon in value if _is_polygon(polygon)] or None
-    else:
-        valid = None
+    """A mask as json; empty where there is no valid one."""
+    valid = valid_mask(value)
     return b"" if valid is None else orjson.dumps(valid)
+
+
+def valid_mask(value: Any) -> Any:
+    """What is usable of a COCO `segmentation`: polygons of three points or more, or a run-length mask; else None."""
+    if isinstance(value, dict):
+        return value if isinstance(value.get("size"), list) and value.get("counts") else None
+    if isinstance(value, list):
+        return [polygon for polygon in value if _is_polygon(polygon)] or None
+    return None
 
 
 def _is_polygon(value: Any) -> bool:
