@@ -90,7 +90,8 @@ class AnnotationTable(Sequence[dict]):
 
     `boxes` are XYWH in pixels (float32, so a coordinate below 4096 is exact to 0.0003). `labels` are contiguous
     ids. `verified` holds, for federated cards, the keys of the dict (`pos_category_ids`, ...) and one list per image.
-    `extras` is one json object per image that is merged into the dict (captions and the like).
+    `extras` is one json object per image that is merged into the dict (captions and the like). `absent` are paths of
+    images (some, if they are many) that were left out because they were not on disk.
     """
 
     name: str
@@ -107,6 +108,7 @@ class AnnotationTable(Sequence[dict]):
     phrases: Strings | None = None  # utf-8 per annotation
     verified: Mapping[str, Ragged] = field(default_factory=dict)
     extras: Strings | None = None
+    absent: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.heights)

@@ -18,7 +18,7 @@ from polydet.data.columns import AnnotationTable, Ragged, Strings
 from polydet.data.errors import DatasetError
 from polydet.data.readers import READERS
 from polydet.data.samplers import image_counts
-from polydet.data.store import current_work, load_columns, save_columns, stored, working_in
+from polydet.data.store import current_work, load_columns, save_columns, stored, up_to_date, working_in
 
 __all__ = ["class_image_counts", "get_card", "label_names", "load_card"]
 
@@ -104,7 +104,8 @@ def _read_file(card: DatasetCard, k: int, path: Path, root: Path, total: int) ->
     if total == 1 or folder is None:
         return READERS[card.format](card, path, root)
     done = folder / f"file-{k}"
-    if not done.exists():
+    if not up_to_date(done):
+        shutil.rmtree(done, ignore_errors=True)
         part = folder / f"file-{k}.work"
         with working_in(part):
             table, full = READERS[card.format](card, path, root)
@@ -140,6 +141,7 @@ def concatenate(tables: Sequence[AnnotationTable]) -> AnnotationTable:
         phrases=_joined([t.phrases for t in tables], [len(t.labels) for t in tables]),
         verified={key: Ragged.join([t.verified[key] for t in tables]) for key in first.verified},
         extras=_joined([t.extras for t in tables], [len(t) for t in tables]),
+        absent=tuple(path for t in tables for path in t.absent),
     )
 
 

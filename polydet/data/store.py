@@ -20,7 +20,17 @@ import numpy as np
 from polydet.data.card import DatasetCard, datasets_root
 from polydet.data.columns import AnnotationTable, Ragged, Strings
 
-__all__ = ["Work", "current_work", "fingerprint", "load_columns", "save_columns", "store_root", "stored", "working_in"]
+__all__ = [
+    "Work",
+    "current_work",
+    "fingerprint",
+    "load_columns",
+    "save_columns",
+    "store_root",
+    "stored",
+    "up_to_date",
+    "working_in",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +65,10 @@ class Work:
 
     def __init__(self, folder: Path | None = None):
         self.folder = folder
+
+    def has(self, key: str) -> bool:
+        """Whether an earlier run finished a part."""
+        return self.folder is not None and (self.folder / f"{key}.npz").exists()
 
     def part(self, key: str, compute: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """The arrays of a part, read back if an earlier run finished it."""
@@ -100,14 +114,30 @@ def stored(
     root = store_root()
     name = f"{card.name}-{fingerprint(card, stamp)}"
     target = root / name
-    if not (target / "meta.json").exists():
+    if not up_to_date(target):
         root.mkdir(parents=True, exist_ok=True)
         with _locked(root / f".{card.name}.lock"):
-            if not (target / "meta.json").exists():
+            if not up_to_date(target):
                 logger.info("converting %s to columns in %s (once)", card.name, target)
                 _convert(target, read)
                 _remove_others(root, card.name, name)
-    return load_columns(target, card)
+    table, full = load_columns(target, card)
+    if table.absent:
+        logger.warning(
+            "%s: images that were not on disk are left out (such as %s); they are looked for at every start",
+            card.name,
+            table.absent[0],
+        )
+    return table, full
+
+
+def up_to_date(folder: Path) -> bool:
+    """Whether columns are there and no image that was missing when they were made has come since."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+    except FileNotFoundError:
+        return False
+    return not any(map(os.path.exists, meta.get("absent", ())))
 
 
 def _convert(target: Path, read: Callable[[], tuple[AnnotationTable, DatasetCard]]) -> None:
@@ -118,6 +148,8 @@ def _convert(target: Path, read: Callable[[], tuple[AnnotationTable, DatasetCard
     shutil.rmtree(folder, ignore_errors=True)
     try:
         save_columns(folder, table, card)
+        if target.exists():  # made while images were missing; a process that still maps it keeps it
+            shutil.rmtree(target)
         folder.rename(target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -159,6 +191,7 @@ def save_columns(folder: Path, table: AnnotationTable, card: DatasetCard) -> Non
         "columns": sorted(arrays),
         "classes": card.classes,
         "category_ids": card.category_ids,
+        "absent": table.absent,
     }
     (folder / "meta.json").write_text(json.dumps(meta))
 
@@ -188,6 +221,7 @@ def load_columns(folder: Path, card: DatasetCard) -> tuple[AnnotationTable, Data
         image_root=meta["image_root"],
         ids=column("ids") if ids is None else ids,
         verified={key: Ragged(column(f"verified.{key}.values"), column(f"verified.{key}.offsets")) for key in verified},
+        absent=tuple(meta.get("absent", ())),
         **columns,
     )
     ids_of_classes = None if meta["category_ids"] is None else tuple(meta["category_ids"])

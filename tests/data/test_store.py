@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from polydet.data import DatasetError, load, load_card, store
 from polydet.data.columns import AnnotationTable
@@ -70,6 +71,50 @@ def test_converted_once_and_again_after_a_change(stored_bench, monkeypatch):
     stored_bench.card(spelling={"cat": "Katze"})
     load_card("toy")
     assert len(calls) == 3, "a changed card is another conversion"
+
+
+OID_BOXES = "ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf\n"
+
+
+def openimages(bench, images):
+    """A stored OpenImages card of which the given images are on disk (four are annotated)."""
+    for name in images:
+        Image.new("RGB", (40, 30)).save(bench.root / "images" / f"{name}.jpg")
+    (bench.root / "boxes.csv").write_text(OID_BOXES + "".join(f"{i},/m/a,0.1,0.5,0.1,0.5,0\n" for i in "abcd"))
+    (bench.root / "labels.csv").write_text("ImageID,LabelName,Confidence\n")
+    os.utime(bench.root / "boxes.csv", (1, 1))
+    os.utime(bench.root / "labels.csv", (1, 1))
+    load._CACHE.clear()
+    return bench.card(
+        json_file=str(bench.root / "boxes.csv"), format="openimages", classes=("a",), category_ids=("/m/a",),
+        files={"labels": str(bench.root / "labels.csv")}, label_policy="federated", evaluator="openimages",
+    )  # fmt: skip
+
+
+def test_images_that_come_later_are_taken_up(stored_bench, monkeypatch, caplog):
+    (stored_bench.root / "images" / "d.jpg").write_text("broken for good")
+    openimages(stored_bench, "ab")
+    assert len(load_card("toy")) == 2
+    calls = []
+    monkeypatch.setattr(load, "_read", lambda card, real=load._read: calls.append(1) or real(card))
+    load._CACHE.clear()
+    caplog.clear()
+    assert len(load_card("toy")) == 2 and not calls, "nothing has come: the columns are used"
+    assert "c.jpg" in caplog.text and "looked for at every start" in caplog.text
+    openimages(stored_bench, "c")
+    assert len(load_card("toy")) == 3 and len(calls) == 1
+    load._CACHE.clear()
+    assert len(load_card("toy")) == 3 and len(calls) == 1, "a file that is broken does not convert again"
+
+
+def test_images_that_come_during_an_interrupted_conversion(stored_bench, monkeypatch):
+    openimages(stored_bench, "ab")
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "save_columns", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            load_card("toy")
+    openimages(stored_bench, "cd")
+    assert len(load_card("toy")) == 4
 
 
 def test_interrupted_conversion_goes_on(stored_bench, monkeypatch):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from polydet.data.readers.checks import usable_boxes
 from polydet.data.readers.json_file import safe_relative_path
 from polydet.data.store import current_work
 
-__all__ = ["image_sizes", "read_openimages"]
+__all__ = ["absent_images", "image_sizes", "read_openimages"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +61,7 @@ def read_openimages(card: DatasetCard, path: Path, image_root: Path) -> tuple[An
             verified.append((number_of.setdefault(image, len(number_of)), mapping[mid], value > 0))
 
     names = _file_names(list(number_of), path, image_root)
+    absent: tuple[str, ...] = ()
     heights, widths = image_sizes(image_root, names)
     present = np.flatnonzero(heights)
     if len(present) < len(names):
@@ -67,9 +70,10 @@ def read_openimages(card: DatasetCard, path: Path, image_root: Path) -> tuple[An
         if not len(present):
             raise DatasetError(message, file=image_root, remedy="put the images there; see docs/datasets.md")
         logger.warning("%s: %s; they are dropped", image_root, message)
+        absent = absent_images(image_root, names, heights)
     table = _table(card, path, image_root, names, (heights, widths), (box_image, labels, boxes, group), verified)
     logger.info("%s: %d images, %d boxes", path, len(present), len(table.labels))
-    return (table.select(present) if len(present) < len(names) else table), card
+    return replace(table.select(present) if len(present) < len(names) else table, absent=absent), card
 
 
 def _table(
@@ -177,10 +181,21 @@ def image_sizes(root: Path, names: Sequence[str]) -> tuple[np.ndarray, np.ndarra
     """Heights and widths from the images' headers, int64 [n]; 0 where a file is missing or no image."""
     work, parts = current_work(), []
     for start in tqdm(range(0, len(names), _SIZES_AT_ONCE), "image sizes", disable=None):
-        part = work.part(f"sizes-{start}", partial(_some_sizes, root, names[start : start + _SIZES_AT_ONCE]))
-        parts.append(part["sizes"])
+        key, some = f"sizes-{start}", names[start : start + _SIZES_AT_ONCE]
+        known = work.has(key)
+        part = work.part(key, partial(_some_sizes, root, some))["sizes"]
+        if known and (lost := np.flatnonzero(part[:, 0] == 0)).size:  # they may have come since
+            part[lost] = _some_sizes(root, [some[i] for i in lost.tolist()])["sizes"]
+        parts.append(part)
     sizes = np.concatenate(parts or [np.zeros((0, 2), np.int64)])
     return sizes[:, 0], sizes[:, 1]
+
+
+def absent_images(root: Path, names: Sequence[str], heights: np.ndarray) -> tuple[str, ...]:
+    """Paths of images that are not on disk (those of height 0 that do not exist), at most 100 from all over."""
+    lost = np.flatnonzero(heights == 0)
+    some = lost[:: max(1, len(lost) // 100)][:100].tolist()
+    return tuple(os.path.join(root, names[i]) for i in some if not (root / names[i]).exists())
 
 
 def _some_sizes(root: Path, names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from polydet.data.columns import CROWD, AnnotationTable
 from polydet.data.errors import DatasetError
 from polydet.data.readers.checks import check_unique
 from polydet.data.readers.json_file import safe_relative_path
-from polydet.data.readers.openimages import image_sizes
+from polydet.data.readers.openimages import absent_images, image_sizes
 from polydet.data.readers.voc import Objects, boxes_table
 
 __all__ = ["read_wider_face", "read_wider_pedestrian"]
@@ -119,11 +120,14 @@ def _with_sizes(
     check_unique(names or [""], "image", path)
     heights, widths = image_sizes(image_root, names)
     keep = np.flatnonzero(heights)
+    absent: tuple[str, ...] = ()
     if len(keep) < len(names):
         lost = names[int(np.flatnonzero(heights == 0)[0])]
         message = f"{len(names) - len(keep)} of {len(names)} images are missing or unreadable (such as {lost})"
         if not len(keep):
             raise DatasetError(message, file=image_root, remedy="put the images there; see docs/datasets.md")
         logger.warning("%s: %s; they are dropped", image_root, message)
+        absent = absent_images(image_root, names, heights)
     sizes = [(int(heights[i]), int(widths[i])) for i in keep]
-    return boxes_table(card, path, image_root, [names[i] for i in keep], sizes, [objects[i] for i in keep])
+    table = boxes_table(card, path, image_root, [names[i] for i in keep], sizes, [objects[i] for i in keep])
+    return replace(table, absent=absent)
