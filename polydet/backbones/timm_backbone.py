@@ -16,6 +16,8 @@ from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from polydet.backbones.swin import pad_before_shift
+
 Norm = Literal["frozen", "eval", "train", "sync"]
 
 
@@ -58,6 +60,8 @@ class TimmBackbone(Backbone):
         kwargs: dict[str, Any] = dict(plain or {})  # type: ignore[arg-type]
         if "swin" in name:
             kwargs.setdefault("strict_img_size", False)  # any image size
+        if name.startswith("swin_"):
+            kwargs.setdefault("always_partition", True)  # shift windows in every stage, as Swin's detectors do
         if drop_path_rate:
             kwargs["drop_path_rate"] = drop_path_rate
         with torch.device("meta"):
@@ -71,6 +75,7 @@ class TimmBackbone(Backbone):
         self._out_features = sorted(out_features, key=levels.__getitem__)
         indices = [levels[feature] for feature in self._out_features]
         self.body: Any = _create(name, weights, {**kwargs, "features_only": True, "out_indices": indices})
+        pad_before_shift(self.body)
         self.channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
         info: Any = self.body.feature_info
         channels = info.channels()

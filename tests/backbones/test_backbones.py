@@ -1,8 +1,11 @@
 """Backbones: timm's own features through Detectron2's interface, freezing, weights, necks."""
 
+import re
+
 import pytest
 import timm
 import torch
+import torchvision
 from detectron2.modeling import Backbone
 from torch import nn
 
@@ -12,22 +15,53 @@ ALL = ("res2", "res3", "res4", "res5")
 SWIN = "swin_tiny_patch4_window7_224"
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_100", SWIN])
-def test_maps_are_timms_channels_first(name):
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_100"])
+def test_maps_are_timms(name):
     torch.manual_seed(0)
     backbone = TimmBackbone(name, ALL, weights=None).eval()
     assert isinstance(backbone, Backbone)
-    kwargs = {"strict_img_size": False} if "swin" in name else {}
-    reference = timm.create_model(name, features_only=True, pretrained=False, **kwargs).eval()
+    reference = timm.create_model(name, features_only=True, pretrained=False).eval()
     reference.load_state_dict(backbone.body.state_dict(), strict=False)
     image = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
         expected, maps = reference(image), backbone(image)
     for key, value in zip(reversed(ALL), reversed(expected)):
-        value = value.permute(0, 3, 1, 2) if "swin" in name else value
         torch.testing.assert_close(maps[key], value, atol=1e-4, rtol=1e-4)
         shape = backbone.output_shape()[key]
         assert maps[key].shape[1] == shape.channels and maps[key].shape[2] == 64 // shape.stride
+
+
+def torchvision_key(key):
+    """timm's name of a parameter of torchvision's Swin."""
+    index, rest = re.fullmatch(r"features\.(\d+)\.(.*)", key).groups()
+    stage, blocks = divmod(int(index), 2)
+    if not stage and not blocks:
+        return "patch_embed." + {"0": "proj", "2": "norm"}[rest[0]] + rest[1:]
+    if not blocks:
+        return f"layers_{stage}.downsample.{rest}"
+    return f"layers_{stage}.blocks.{rest}".replace("mlp.0.", "mlp.fc1.").replace("mlp.3.", "mlp.fc2.")
+
+
+@pytest.mark.parametrize("size", [(448, 448), (260, 300)])  # whole windows or not; more than one window in each stage
+def test_swin_shifts_windows_as_torchvision(size):
+    torch.manual_seed(0)
+    reference = torchvision.models.SwinTransformer([4, 4], 32, [2] * 4, [1, 1, 2, 4], [7, 7]).eval()
+    for parameter in reference.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    small = {"embed_dim": 32, "depths": (2, 2, 2, 2), "num_heads": (1, 1, 2, 4)}
+    backbone = TimmBackbone(SWIN, ALL, weights=None, model_kwargs=small).eval()
+    state = {k: v for k, v in reference.state_dict().items() if k.startswith("features.") and "_index" not in k}
+    backbone.body.load_state_dict({torchvision_key(k): v for k, v in state.items()})
+    x = image = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        maps = list(backbone(image).items())
+        for layers in reference.features:
+            x = layers(x)
+            if layers is not reference.features[0] and isinstance(layers, nn.Sequential):
+                name, value = maps.pop(0)
+                torch.testing.assert_close(value, x.permute(0, 3, 1, 2), atol=1e-4, rtol=1e-4)
+                assert value.shape[1] == backbone.output_shape()[name].channels
+    assert not maps
 
 
 @pytest.mark.parametrize("name", ["resnet18", SWIN])
