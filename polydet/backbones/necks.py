@@ -21,6 +21,9 @@ class ChannelMapper(Backbone):
         num_outs: number of levels; default one per map.
         norm: Detectron2 norm name; ``"GN"`` has 32 groups.  Empty for none.
         kernel_size: of the lateral convs.
+
+    Raises:
+        ValueError: fewer levels than maps, or maps of the same stride (of a dilated backbone).
     """
 
     def __init__(
@@ -48,6 +51,8 @@ class ChannelMapper(Backbone):
             _conv_norm(last.channels if i == 0 else out_channels, out_channels, 3, 2, norm) for i in range(extra)
         )
         strides = [shapes[f].stride for f in self.in_features] + [last.stride * 2 ** (i + 1) for i in range(extra)]
+        if len(set(strides)) < len(strides):
+            raise ValueError(f"maps {self.in_features} have strides {strides}: levels of the same stride share a name")
         self._out_features = [f"p{stride.bit_length() - 1}" for stride in strides]
         self._out_feature_strides = dict(zip(self._out_features, strides))
         self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)

@@ -24,6 +24,9 @@ Norm = Literal["frozen", "eval", "train", "sync"]
 class TimmBackbone(Backbone):
     """Maps of a timm model, named ``res{k}`` at stride ``2**k`` and always channels-first.
 
+    A dilated model (``model_kwargs={"output_stride": 16}``: DETR's DC5) keeps the names that its maps have without
+    dilation, as in Detectron2; their strides are in ``output_shape``.
+
     Args:
         name: timm model, e.g. ``resnet50.tv_in1k``, ``swin_base_patch4_window7_224.ms_in22k``.
         out_features: which maps to return.
@@ -64,11 +67,13 @@ class TimmBackbone(Backbone):
             kwargs.setdefault("always_partition", True)  # shift windows in every stage, as Swin's detectors do
         if drop_path_rate:
             kwargs["drop_path_rate"] = drop_path_rate
-        with torch.device("meta"):
-            probe: Any = timm.create_model(name, features_only=True, **kwargs)
-        strides = probe.feature_info.reduction()
+        info = _feature_info(name, kwargs)
+        plain_info = info
+        if "output_stride" in kwargs:
+            plain_info = _feature_info(name, {k: v for k, v in kwargs.items() if k != "output_stride"})
+        strides = info.reduction()
         self._strides = list(strides)
-        levels = {f"res{int(math.log2(stride))}": i for i, stride in enumerate(strides)}
+        levels = {f"res{int(math.log2(stride))}": i for i, stride in enumerate(plain_info.reduction())}
         missing = [feature for feature in out_features if feature not in levels]
         if missing:
             raise ValueError(f"timm model {name!r} has no features {missing}; it has {list(levels)}")
@@ -77,8 +82,7 @@ class TimmBackbone(Backbone):
         self.body: Any = _create(name, weights, {**kwargs, "features_only": True, "out_indices": indices})
         pad_before_shift(self.body)
         self.channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
-        info: Any = self.body.feature_info
-        channels = info.channels()
+        channels = self.body.feature_info.channels()
         self._out_feature_channels = dict(zip(self._out_features, channels))
         self._out_feature_strides = {feature: strides[i] for feature, i in zip(self._out_features, indices)}
         self.norm = norm
@@ -88,7 +92,7 @@ class TimmBackbone(Backbone):
             self.body = nn.SyncBatchNorm.convert_sync_batchnorm(self.body)
         elif norm not in ("eval", "train"):
             raise ValueError(f"norm must be frozen, eval, train or sync, not {norm!r}")
-        self._freeze(freeze_at)
+        self._freeze(freeze_at, {_flat(i["module"]): int(math.log2(i["reduction"])) for i in plain_info.info})
         if checkpointing:
             self.body.set_grad_checkpointing(True)
         self.out_norms = nn.ModuleList(nn.LayerNorm(c) for c in channels) if out_norm else None
@@ -103,7 +107,7 @@ class TimmBackbone(Backbone):
         return self
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """``image [B, 3, H, W]`` (normalised) -> maps ``{res{k}: [B, C_k, H / 2**k, W / 2**k]}``."""
+        """``image [B, 3, H, W]`` (normalised) -> maps ``{res{k}: [B, C_k, H / stride_k, W / stride_k]}``."""
         if self.channels_last:  # patches: the sides must be multiples of the patch
             patch = min(self._strides)
             image = F.pad(image, (0, -image.shape[-1] % patch, 0, -image.shape[-2] % patch))
@@ -128,11 +132,13 @@ class TimmBackbone(Backbone):
         """Input sides must be multiples of the largest stride."""
         return max(self._out_feature_strides.values())
 
-    def _freeze(self, freeze_at: int) -> None:
-        """Freeze what comes before or makes the map at stride ``2**freeze_at`` (1 without such a map: the stem)."""
+    def _freeze(self, freeze_at: int, made_by: Mapping[str, int]) -> None:
+        """Freeze what comes before or makes ``res{freeze_at}`` (1 without such a map: the stem).
+
+        ``made_by``: the level of the map that a module makes.
+        """
         if freeze_at <= 0:
             return
-        made_by = {_flat(i["module"]): int(math.log2(i["reduction"])) for i in self.body.feature_info.info}
         for parent, name, module in _units(self.body, made_by):
             level = made_by.get(_flat(name), 0)
             if level > freeze_at:
@@ -141,6 +147,13 @@ class TimmBackbone(Backbone):
             setattr(parent, name.split(".")[-1], freeze_batch_norm_2d(module))
             if level == freeze_at:
                 break
+
+
+def _feature_info(name: str, kwargs: Mapping[str, Any]) -> Any:
+    """What timm says about the maps of a model, without making its weights."""
+    with torch.device("meta"):
+        probe: Any = timm.create_model(name, features_only=True, **kwargs)
+    return probe.feature_info
 
 
 def _flat(name: str) -> str:

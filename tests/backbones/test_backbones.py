@@ -89,6 +89,28 @@ def test_frozen_stages_are_detectron2s(name, freeze_at, frozen, learning):
         assert all(p.requires_grad for p in body.get_submodule(prefix).parameters()), prefix
 
 
+@pytest.mark.parametrize(("stride", "strides"), [(16, [4, 8, 16, 16]), (8, [4, 8, 8, 8])])
+def test_dilated_maps_keep_their_names(stride, strides):
+    torch.manual_seed(0)
+    backbone = TimmBackbone(
+        "resnet50", ALL, weights=None, norm="train", freeze_at=4, model_kwargs={"output_stride": stride}
+    ).eval()
+    assert [shape.stride for shape in backbone.output_shape().values()] == strides
+    maps = backbone(torch.randn(1, 3, 64, 64))
+    assert {name: 64 // m.shape[-1] for name, m in maps.items()} == dict(zip(ALL, strides))
+    assert not any(p.requires_grad for p in backbone.body.layer3.parameters())
+    assert all(p.requires_grad for p in backbone.body.layer4.parameters())
+    reference = torchvision.models.resnet50(replace_stride_with_dilation=[False, stride == 8, True])
+    reference.load_state_dict(backbone.body.state_dict(), strict=False)
+    c5 = nn.Sequential(*list(reference.eval().children())[:-2])
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(image)["res5"], c5(image), rtol=1e-4, atol=1e-4)
+    assert list(ChannelMapper(backbone, ("res5",), 32).output_shape()) == [f"p{strides[-1].bit_length() - 1}"]
+    with pytest.raises(ValueError, match=r"'res4', 'res5'.*same stride"):
+        ChannelMapper(backbone, ("res4", "res5"), 32)
+
+
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_100"])
 def test_frozen_norms_do_not_move_in_training(name):
     backbone = TimmBackbone(name, weights=None).train()
