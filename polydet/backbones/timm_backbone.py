@@ -82,7 +82,8 @@ class TimmBackbone(Backbone):
         self.body: Any = _create(name, weights, {**kwargs, "features_only": True, "out_indices": indices})
         pad_before_shift(self.body)
         self.channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
-        channels = self.body.feature_info.channels()
+        returned: Any = self.body.feature_info
+        channels = returned.channels()
         self._out_feature_channels = dict(zip(self._out_features, channels))
         self._out_feature_strides = {feature: strides[i] for feature, i in zip(self._out_features, indices)}
         self.norm = norm
