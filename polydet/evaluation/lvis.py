@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 import types
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import lvis.eval
 import numpy as np
 import pycocotools.mask as mask_utils
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import LVISEvaluator
 from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 
+from polydet.data.columns import AnnotationTable
 from polydet.data.readers.json_file import load_json
 from polydet.evaluation.collect import DetectionEvaluator, Detections
 
@@ -37,7 +42,11 @@ class FixedAPEvaluator(DetectionEvaluator):
 
     def __init__(self, dataset_name: str, output_dir: str | None = None, max_per_class: int | None = 10_000):
         super().__init__(dataset_name, output_dir, max_per_class)
-        self._truth = _Truth(self.card.json_files[0], self.table, self.card)
+
+    @cached_property
+    def _truth(self) -> _Truth:
+        """Read where it is needed: by the process that scores."""
+        return _Truth(self.card.json_files, self.table)
 
     def score(self, detections: Detections) -> dict[str, float]:
         """LVIS metrics of all detections."""
@@ -101,25 +110,31 @@ class CardLVISEvaluator(FixedAPEvaluator):
 
 
 class _Truth:
-    """Ground truth of an LVIS file by class: boxes, areas and who may be scored where."""
+    """Ground truth of a card's LVIS files by class: boxes, areas and who may be scored where.
 
-    def __init__(self, path: Any, table: Any, card: Any):
-        document = load_json(path)
+    Images that the card leaves out are left out; boxes that are not finite count neither for nor against.
+    """
+
+    def __init__(self, paths: Sequence[Path], table: AnnotationTable):
+        documents = [load_json(path) for path in paths]
         image_of = {table.image_id(i): i for i in range(len(table))}
-        label_of = {id_: k for k, id_ in enumerate(card.category_ids)}
-        items = document["annotations"]
+        label_of = MetadataCatalog.get(table.name).thing_dataset_id_to_contiguous_id
+        items = [item for document in documents for item in document["annotations"] if item["image_id"] in image_of]
+        images = [image for document in documents for image in document["images"] if image["id"] in image_of]
         label = np.array([label_of[item["category_id"]] for item in items], np.int64)
         image = np.array([image_of[item["image_id"]] for item in items], np.int64)
         order = np.lexsort((np.arange(len(items)), image, label))
         self.image, self.label = image[order], label[order]
         self.box = np.array([item["bbox"] for item in items], np.float64).reshape(-1, 4)[order]
         self.area = np.array([item.get("area", item["bbox"][2] * item["bbox"][3]) for item in items])[order]
-        self.ignore = np.array([bool(item.get("ignore", 0)) for item in items], bool)[order]
+        broken = ~np.isfinite(self.box).all(axis=1)
+        self.box[broken] = 0
+        self.ignore = broken | np.array([bool(item.get("ignore", 0)) for item in items], bool)[order]
         self.starts = np.searchsorted(self.label, np.arange(len(label_of) + 1))
-        self.negative = _pairs(document["images"], "neg_category_ids", image_of, label_of)
-        self.partial = _pairs(document["images"], "not_exhaustive_category_ids", image_of, label_of)
+        self.negative = _pairs(images, "neg_category_ids", image_of, label_of)
+        self.partial = _pairs(images, "not_exhaustive_category_ids", image_of, label_of)
         self.frequency = [""] * len(label_of)
-        for category in document["categories"]:
+        for category in (category for document in documents for category in document["categories"]):
             self.frequency[label_of[category["id"]]] = category.get("frequency", "f")
 
     def precision_of(self, k: int, found: Detections) -> np.ndarray:

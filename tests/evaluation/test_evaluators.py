@@ -160,6 +160,30 @@ def test_lvis_equals_the_package(tmp_path, monkeypatch, kind, seed):
     assert 5 < ours["AP"] < 90
 
 
+def test_own_lvis_files(tmp_path, monkeypatch):
+    """Two files, classes without ids, images that the card leaves out, and a box that is not finite."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    monkeypatch.setattr(card, "_CARDS", dict(card._CARDS))
+    for name, first in (("a", 0), ("b", 10), ("other", 12)):
+        ids = range(first, first + 3)
+        images = [{"id": i, "coco_url": f"x/y/{i}.jpg", "height": 48, "width": 64} for i in ids]
+        boxes = [{"id": 3 * i, "image_id": i, "category_id": 7, "bbox": [5, 5, 20, 20]} for i in ids]
+        boxes.append({**boxes[0], "id": 999 + first, "bbox": [5, 5, float("nan"), 20]})
+        document = {"images": images, "annotations": boxes, "categories": [{"id": 7, "name": "thing"}]}
+        (tmp_path / f"{name}.json").write_text(json.dumps(document))
+    fields = {"format": "lvis", "classes": ("thing",), "label_policy": "federated", "evaluator": "lvis"}
+    register_card(DatasetCard("other", "other.json", ".", **fields))
+    options = {"exclude_images_of": "other"}
+    register_card(DatasetCard("own", ("a.json", "b.json"), ".", **fields, options=options))
+    found = Instances((48, 64), pred_boxes=Boxes(torch.tensor([[5.0, 5, 25, 25]])))
+    found.scores, found.pred_classes = torch.tensor([0.9]), torch.tensor([0])
+    evaluator = build_evaluator("own")
+    for number, record in enumerate(load_card("own")):
+        evaluator.process([record], [{"instances": found if number != 4 else found[:0]}])
+    recall = (evaluator.evaluate()["bbox"]["AP50"] + 1e-6) // (100 / 101)
+    assert len(load_card("own")) == 5 and recall == 81, "four of five boxes: 81 of 101 recalls are reached"
+
+
 def test_fixed_ap_keeps_the_best_of_each_class():
     rng = np.random.default_rng(0)
     n = 5000
