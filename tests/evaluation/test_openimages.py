@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,9 +11,10 @@ import torch
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
-from polydet.data import DatasetCard, DatasetError, load_card, register_card
+from polydet.data import DatasetCard, DatasetError, card, load_card, register_card
 from polydet.data.hierarchy import read_hierarchy
-from polydet.evaluation import build_evaluator
+from polydet.evaluation import build_evaluator, openimages
+from polydet.evaluation.collect import Detections
 from polydet.evaluation.openimages import _verified, average_precision, match_openimages
 
 # a -> b -> d, a -> c -> d (two parents), c -> e; f stands alone
@@ -241,3 +243,31 @@ def test_bad_hierarchy(tmp_path, text):
     (tmp_path / "tree.json").write_text(text)
     with pytest.raises(DatasetError, match="tree.json"):
         read_hierarchy(tmp_path / "tree.json", {"/m/a": 0})
+
+
+def test_detections_are_expanded_in_bounded_memory(monkeypatch):
+    rng = np.random.default_rng(0)
+    n, classes = 100_000, 600
+    above = np.eye(classes, dtype=bool)
+    above[np.arange(1, classes), rng.integers(0, classes, classes - 1)] = True
+    image = rng.integers(0, 500, n).astype(np.int32)
+    found = Detections(image, rng.integers(0, classes, n).astype(np.int32), rng.random(n), rng.random((n, 4)))
+    verified = np.unique(rng.integers(0, 500 * classes, 2_000))
+    rows, labels = np.nonzero(above[found.label])
+    keep = np.isin(found.image[rows] * classes + labels, verified)
+    monkeypatch.setattr(openimages, "_CHUNK", 1_000)
+    tracemalloc.start()
+    counted = openimages._counted(found, above, verified)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.array_equal(counted.label, labels[keep]) and np.array_equal(counted.score, found.score[rows[keep]])
+    assert peak < n * classes / 10, "one [n, K] array would be ten times that"
+
+
+def test_cards_without_verified_labels_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(card, "_CARDS", dict(card._CARDS))
+    document = {"images": [{"id": 1, "file_name": "a.jpg", "height": 9, "width": 9}], "annotations": []}
+    (tmp_path / "a.json").write_text(json.dumps({**document, "categories": [{"id": 1, "name": "a"}]}))
+    register_card(DatasetCard("plain", str(tmp_path / "a.json"), str(tmp_path), evaluator="openimages"))
+    with pytest.raises(DatasetError, match=r"'plain' \(coco\) has no verified labels"):
+        build_evaluator("plain")
