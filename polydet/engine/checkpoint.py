@@ -237,6 +237,20 @@ class Checkpointer(DetectionCheckpointer):
     def _load_file(self, filename: str) -> dict[str, Any]:
         return read_checkpoint(filename)
 
+    def _load_model(self, checkpoint: Any) -> Any:
+        """Detectron2's only warns of keys and shapes that differ, and the run would go on from half a model."""
+        found = super()._load_model(checkpoint)
+        lines = [f"{key}: {tuple(a)} in the file, {tuple(b)} here" for key, a, b in found.incorrect_shapes]
+        shapes = {key for key, *_ in found.incorrect_shapes}
+        lines += [f"not in the file: {key}" for key in found.missing_keys if key not in shapes]
+        lines += [f"only in the file: {key}" for key in found.unexpected_keys]
+        if lines:
+            raise CheckpointError(
+                f"the checkpoint in {self.save_dir} is of another model, --resume goes on with the same one "
+                "(train.init_checkpoint starts from what fits of any):\n" + "\n".join(lines[:8])
+            )
+        return found
+
 
 def write_whole(path: Path, write: Callable[[str], Any]) -> None:
     """Call ``write`` with a temporary name beside ``path``, flush it to disk and rename it.

@@ -129,6 +129,18 @@ def test_a_save_that_fails_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
     assert checkpointer.load(checkpointer.get_checkpoint_file())["iteration"] == 1
 
 
+def test_another_model_is_not_resumed(tmp_path):
+    """Detectron2's checkpointer warns and goes on with the initial values of what does not fit."""
+    Checkpointer(net(), str(tmp_path)).save("model_1")
+    other = net(5)
+    other.neck = nn.Linear(1, 1)
+    del other.body.bias
+    other.body.register_parameter("bias", None)
+    with pytest.raises(CheckpointError, match=r"(?s)of another model.*cls.weight: \(3, 4\) in the file, \(5, 4\)") as e:
+        Checkpointer(other, str(tmp_path)).load(str(tmp_path / "model_1.pth"))
+    assert "not in the file: neck.weight" in str(e.value) and "only in the file: body.bias" in str(e.value)
+
+
 def test_write_whole_leaves_nothing_behind(tmp_path):
     def fail(path):
         Path(path).write_text("half")
