@@ -45,6 +45,11 @@ class Plateau:
         self.lr, self.best, self.bad = lr, -math.inf, 0
         self.at_min = lr <= min_lr
 
+    @property
+    def ended(self) -> bool:
+        """Whether the last evaluation was one too many at the lowest rate."""
+        return self.at_min and self.bad >= self.stop_patience
+
     def step(self, metric: float) -> Event:
         """Take one evaluation; ``lr`` is then the rate to go on with."""
         if metric > self.best:
@@ -52,7 +57,7 @@ class Plateau:
             return "improved"
         self.bad += 1
         if self.at_min:
-            return "stop" if self.bad >= self.stop_patience else "wait"
+            return "stop" if self.ended else "wait"
         if self.bad < self.patience:
             return "wait"
         self.bad = 0
@@ -107,6 +112,8 @@ class PlateauSchedule(HookBase):
         self.plateau = Plateau(self.base_lr, **self.settings)  # type: ignore[arg-type]
         self.__dict__.update({k: v for k, v in self._restored.items() if k == "seen"})
         self.plateau.__dict__.update({k: v for k, v in self._restored.items() if k != "seen"})
+        if self.plateau.ended:  # killed after its last step, in the final evaluation
+            self.trainer.max_iter = self.trainer.start_iter
         self._scale()
 
     def after_step(self) -> None:

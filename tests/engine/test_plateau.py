@@ -129,6 +129,16 @@ def test_the_hook_decays_all_groups_and_ends_the_run(tmp_path):
     assert (tmp_path / "model_final.pth").is_file()
 
 
+def test_a_run_that_had_ended_is_not_trained_on(tmp_path):
+    """It was killed in the evaluation after its last step, with the final checkpoint written."""
+    settings = {"patience": 2, "stop_patience": 3}
+    whole, *_, states = _trainer([5, 6, 1, 2], tmp_path, **settings)
+    last = whole.iter - 1
+    resumed, rates, schedule, _ = _trainer([], tmp_path, start=last + 1, state=states[last], **settings)
+    assert rates == [] and resumed.iter == resumed.max_iter == last + 1
+    assert schedule.plateau.ended
+
+
 def test_evaluations_of_the_warmup_are_not_bad_ones(tmp_path):
     _, rates, schedule, _ = _trainer([5, 1, 1, 1, 1, 1], tmp_path, patience=2, end=12, warmup_iters=6)
     assert [r[0] for r in rates] == [pytest.approx(0.1)] * 10 + [pytest.approx(0.01)] * 2
