@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig
 
 from polydet.backbones import TimmBackbone
@@ -11,8 +12,10 @@ from polydet.text import OpenClipTextTower
 def skip_published_weights(node: Any) -> None:
     """Do not look for published weights of parts where a whole checkpoint is loaded afterwards."""
     if isinstance(node, DictConfig):
+        target = node.get("_target_")
+        target = locate(target) if isinstance(target, str) else target  # a saved config has the shortest name
         for owner, key in ((TimmBackbone, "weights"), (OpenClipTextTower, "pretrained")):
-            if node.get("_target_") in (owner, f"{owner.__module__}.{owner.__name__}"):
+            if target is owner:
                 node[key] = None
         children: Any = node.values()
     elif isinstance(node, ListConfig):

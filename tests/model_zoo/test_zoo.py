@@ -4,7 +4,8 @@ import pytest
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from polydet import model_zoo
-from polydet.engine import ConfigError
+from polydet.engine import ConfigError, save_config
+from polydet.engine.published import skip_published_weights
 
 
 def test_names_are_configs_without_their_parts():
@@ -25,3 +26,13 @@ def test_yacs_config_says_what_default_predictor_reads():
     assert cfg.MODEL.WEIGHTS == "model.pth" and cfg.MODEL.META_ARCHITECTURE in META_ARCH_REGISTRY
     assert list(cfg.POLYDET.VOCABULARY) == ["cat", "dog"]
     assert model_zoo.get_cfg("quickstart/scaledet", overrides=["train.seed=3"]).POLYDET.OVERRIDES == ["train.seed=3"]
+
+
+@pytest.mark.parametrize("name", ["scaledet_swinb", "detclipv2_swint"])
+def test_the_config_that_a_run_saves_needs_no_published_weights_before_its_own(name, tmp_path):
+    save_config(model_zoo.get_config(name), tmp_path / "config.yaml")
+    cfg = model_zoo.get_config(tmp_path)
+    assert cfg.model.backbone.bottom_up.weights
+    skip_published_weights(cfg.model)
+    assert cfg.model.backbone.bottom_up.weights is None
+    assert cfg.model.get("text_tower", {"pretrained": None})["pretrained"] is None
