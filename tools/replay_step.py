@@ -16,7 +16,9 @@ from detectron2.utils.events import EventStorage
 
 from polydet.engine import load_config
 from polydet.engine.distributed import seed_everything
+from polydet.engine.published import skip_published_weights
 from polydet.engine.sentinels import first_nonfinite_module
+from polydet.engine.trainer import DTYPES, autocast
 
 
 def restore(item: dict[str, Any]) -> dict[str, Any]:
@@ -40,11 +42,12 @@ def main() -> None:
     args = parser.parse_args()
     info = json.loads((args.folder / "info.json").read_text())
     cfg = load_config(args.folder.parent.parent / "config.yaml")
+    skip_published_weights(cfg.model)
     model = instantiate(cfg.model).to(args.device).train()
     model.load_state_dict(torch.load(args.folder / "model.pth", weights_only=True)["model"])
     batch = torch.load(args.folder / f"batch_rank{args.rank}.pth", weights_only=True)
     seed_everything(info["seed"], info["iteration"], args.rank)
-    with EventStorage(info["iteration"]):
+    with EventStorage(info["iteration"]), autocast(torch.device(args.device), DTYPES[cfg.train.amp.dtype]):
         name = first_nonfinite_module(model, [restore(item) for item in batch])
     print(f"iteration {info['iteration']}, seed {info['seed']}: {info['message']}")
     print("files:", *info["files"], sep="\n  ")

@@ -1,6 +1,5 @@
 """A run from its config: data checked, model built, weights loaded, trained, evaluated, pictured."""
 
-import contextlib
 import json
 import logging
 import math
@@ -9,6 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from polydet.engine.progress import build_writers, drop_metrics_from
 from polydet.engine.published import skip_published_weights
 from polydet.engine.running import RunningAverages
 from polydet.engine.sentinels import FrozenSentinel, GroundTruthSentinel, NonFiniteReplay, ZeroLossSentinel
-from polydet.engine.trainer import NonFiniteError, Trainer
+from polydet.engine.trainer import DTYPES, NonFiniteError, Trainer, autocast
 
 logger = logging.getLogger(__name__)
 
@@ -165,15 +165,8 @@ def _evaluate_only(cfg: DictConfig, output_dir: Path) -> Results:
     model = build_model(cfg)
     initialise(cfg, model)
     space = None if hasattr(model, "set_vocabulary") else _label_space(cfg)
-    trainer_dtype = cfg.train.amp.dtype
-    device = next(model.parameters()).device.type
-
-    def autocast() -> contextlib.AbstractContextManager[Any]:
-        if trainer_dtype == "float32":
-            return contextlib.nullcontext()
-        return torch.autocast(device, getattr(torch, trainer_dtype))
-
-    return evaluate(cfg, model, output_dir, space, autocast, cfg.train.pictures)
+    precision = partial(autocast, next(model.parameters()).device, DTYPES[cfg.train.amp.dtype])
+    return evaluate(cfg, model, output_dir, space, precision, cfg.train.pictures)
 
 
 def _train(cfg: DictConfig, output_dir: Path, resume: bool) -> Results:
@@ -332,11 +325,18 @@ def _register_hooks(
             hooks.PeriodicWriter(build_writers(output_dir, start_iter, max_iter), train.log_period) if main else None,
             RunningAverages(train.checkpoint_period),
             # last: what a checkpoint's step has to say is on disk before the checkpoint is
-            hooks.PeriodicCheckpointer(checkpointer, train.checkpoint_period, max_iter, train.max_checkpoints)
-            if main
-            else None,
+            _periodic_checkpointer(checkpointer, train, start_iter, max_iter) if main else None,
         ]
     )
+
+
+def _periodic_checkpointer(checkpointer: Checkpointer, train: DictConfig, start_iter: int, max_iter: int) -> Any:
+    """Detectron2's, which by itself would keep all checkpoints that were there before ``--resume``."""
+    hook = hooks.PeriodicCheckpointer(checkpointer, train.checkpoint_period, max_iter, train.max_checkpoints)
+    files = sorted(Path(checkpointer.save_dir).glob(f"model_{'[0-9]' * 7}.pth"))
+    earlier = [file for file in files if int(file.stem.removeprefix("model_")) < start_iter]
+    hook.recent_checkpoints = [str(file) for file in earlier]
+    return hook
 
 
 def _write_summary(cfg: DictConfig, output_dir: Path, seconds: float) -> None:

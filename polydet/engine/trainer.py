@@ -158,9 +158,7 @@ class Trainer(TrainerBase):
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Autocast of the run: used in training, and by the engine in evaluation."""
-        if self.dtype is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, self.dtype)
+        return autocast(self.device, self.dtype)
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
         """Inside the block the model has its averaged weights, where the run averages them."""
@@ -189,6 +187,11 @@ class Trainer(TrainerBase):
             self.ema.load_state_dict(state_dict["ema"])
             if state_dict["ema"].get("exchanged"):  # the model was loaded with the average
                 self.ema.exchange(self.raw_model)
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:
+    """Autocast to one of ``DTYPES`` on a device; None is none."""
+    return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 def reduce_losses(losses: Mapping[str, Tensor]) -> dict[str, float]:

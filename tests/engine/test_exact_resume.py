@@ -111,6 +111,18 @@ def test_a_plateau_schedule_from_the_checkpoint_of_an_evaluation_step(small, car
     assert whole == resumed
 
 
+def test_a_resumed_run_keeps_no_more_checkpoints(small, tmp_path):
+    cfg = small("fcos")
+    cfg.train.update(output_dir=str(tmp_path), max_iter=4, checkpoint_period=1, max_checkpoints=2)
+    run(cfg)
+    (tmp_path / "last_checkpoint").write_text("model_0000003.pth")
+    (tmp_path / "DONE").unlink()
+    cfg.train.max_iter = 5
+    run(cfg, resume=True)
+    left = sorted(path.name for path in tmp_path.glob("model_*.pth"))
+    assert left == ["model_0000003.pth", "model_0000004.pth", "model_final.pth"]
+
+
 @pytest.mark.parametrize(
     ("keys", "length", "message"),
     [({"eval_period": 5}, 10.0, "exclude each other"), ({}, 0.0, "train.eval_period_epochs needs")],
