@@ -193,6 +193,6 @@ class Criterion(nn.Module):
 def gather_targets(targets: Sequence[Targets], assignment: Assignment) -> tuple[Tensor, Tensor]:
     """Labels ``[M]`` and boxes ``[M, 4]`` (cxcywh, normalised) of the assigned objects."""
     counts = torch.tensor([0] + [len(t) for t in targets[:-1]])
-    starts = counts.cumsum(0).to(assignment.target.device)
+    starts = counts.cumsum(0).to(assignment.target.device, non_blocking=True)
     row = starts[assignment.image] + assignment.target
     return torch.cat([t.labels for t in targets])[row], torch.cat([t.boxes for t in targets])[row]

@@ -21,7 +21,8 @@ class Denoising(nn.Module):
     Contrastive groups (DINO, sec. 3.3) hold, for each object, a positive whose corners move by less than
     `box_noise` times half its size, and a negative that moves further, to be called background. Plain groups
     (DN-DETR) hold positives whose centre moves within the box and whose size changes by up to `box_noise`.
-    Images with fewer objects than the largest of the batch are filled up with zero queries, which count as background.
+    Images with fewer objects than the largest of the batch are filled up with zero queries, which count as background
+    in contrastive groups and are left out of the loss in plain ones, as in the authors' codes.
 
     Args:
         num_classes: a number or a label space.
@@ -85,9 +86,9 @@ class Denoising(nn.Module):
         copies = groups * kinds
         # copy c of an object is query (c * most + target): group by group, positives before negatives
         copy = torch.arange(copies, device=device).repeat_interleave(len(labels))
-        query = copy * most + target.repeat(copies)
+        image_of, labels_of, target_of = (t.repeat(copies) for t in (image, labels, target))
+        query = copy * most + target_of
         negative = (copy % kinds) == 1
-        image_of, labels_of = image.repeat(copies), labels.repeat(copies)
         noisy_labels = self._noise_labels(labels_of, targets, image_of)
         noisy_boxes = self._noise_boxes(boxes.repeat(copies, 1), negative)
         content = self.embed(noisy_labels)
@@ -96,10 +97,13 @@ class Denoising(nn.Module):
         references = boxes.new_full((*shape, 4), 0.5)
         padded = padded.index_put((image_of, query), content) if len(labels) else _attach(padded, content)
         references[image_of, query] = noisy_boxes
-        positive = ~negative
-        return DenoisingQueries(
-            padded, references, kinds * most, image_of[positive], query[positive], target.repeat(copies)[positive]
-        )
+        weight = None
+        if not self.contrastive:
+            weight = boxes.new_zeros(*shape, 1)
+            weight[image_of, query] = 1.0
+        # by place rather than by `negative`: a mask of bools would make the GPU wait
+        positive = (t.view(copies, len(labels))[::kinds].flatten() for t in (image_of, query, target_of))
+        return DenoisingQueries(padded, references, kinds * most, *positive, class_weight=weight)
 
     def _groups(self, most: int) -> int:
         if not self.contrastive:

@@ -10,7 +10,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
-from polydet.layers import MLP, SinePositionEncoding
+from polydet.layers import MLP, SinePositionEncoding, xyxy_to_cxcywh
 
 from .criterion import Criterion
 from .decoder import Decoder, per_layer
@@ -154,10 +154,10 @@ class DETR(nn.Module):
             height, width = instances.image_size
             boxes, labels = instances.gt_boxes.tensor, instances.gt_classes
             self._check_targets(boxes, labels, image_name(x))
-            boxes = boxes.to(self.device, self.pixel_mean.dtype)
-            boxes = boxes / boxes.new_tensor([width, height, width, height])
-            centre, size = (boxes[:, :2] + boxes[:, 2:]) * 0.5, boxes[:, 2:] - boxes[:, :2]
-            targets.append(Targets(labels.to(self.device), torch.cat((centre, size), dim=-1), image_name(x)))
+            boxes = boxes.to(self.pixel_mean.dtype)
+            boxes = xyxy_to_cxcywh(boxes / boxes.new_tensor([width, height, width, height]))
+            labels, boxes = (t.to(self.device, non_blocking=True) for t in (labels, boxes))
+            targets.append(Targets(labels, boxes, image_name(x)))
         return targets
 
     def _check_targets(self, boxes: Tensor, labels: Tensor, name: str) -> None:
@@ -166,8 +166,9 @@ class DETR(nn.Module):
         if not bool(((boxes[:, 2:] > boxes[:, :2]).all(-1) & torch.isfinite(boxes).all(-1)).all()):
             raise ValueError(f"image {name} has a box without area or with NaN: filter its annotations")
         if int(labels.min()) < 0 or int(labels.max()) >= self.num_classes:
+            foreign = int(labels.max()) if int(labels.min()) >= 0 else int(labels.min())
             raise ValueError(
-                f"image {name} has label {int(labels.max())}, but the model has {self.num_classes} classes: "
+                f"image {name} has label {foreign}, but the model has {self.num_classes} classes: "
                 "build both from the same dataset cards"
             )
 
@@ -195,7 +196,7 @@ class DETR(nn.Module):
         sizes = [(int(h), int(w)) for h, w in images.image_sizes]
         if all(size == (height, width) for size in sizes):
             return None
-        valid = torch.tensor(sizes, device=images.tensor.device)
+        valid = torch.tensor(sizes).to(images.tensor.device, non_blocking=True)
         rows = torch.arange(height, device=valid.device) >= valid[:, :1]
         columns = torch.arange(width, device=valid.device) >= valid[:, 1:]
         return rows[:, :, None] | columns[:, None, :]
@@ -229,7 +230,7 @@ class DETR(nn.Module):
         branches = [Branch(predictions.select(slice(count, None)), targets), *queries.branches]
         if noised is not None:
             assignment = Assignment.same_for_layers(len(predictions.boxes), noised.image, noised.query, noised.target)
-            branches.append(Branch(predictions.select(slice(0, count)), targets, "dn", assignment))
+            branches.append(Branch(predictions.select(slice(0, count)), targets, "dn", assignment, noised.class_weight))
         return branches
 
     def detections(

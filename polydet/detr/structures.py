@@ -48,9 +48,8 @@ class TokenLayout:
     @cached_property
     def levels(self) -> Tensor:
         """``[S]`` level index of each token."""
-        sizes = torch.tensor([h * w for h, w in self.spatial_shapes])
-        index = torch.arange(len(self.spatial_shapes)).repeat_interleave(sizes)
-        return index.to(self.valid_ratios.device)
+        device = self.valid_ratios.device
+        return torch.cat([torch.full((h * w,), i, device=device) for i, (h, w) in enumerate(self.spatial_shapes)])
 
     def on_levels(self, references: Tensor) -> Tensor:
         """References ``[B, Q, 2 | 4]``, fractions of the unpadded image, to ``[B, Q, L, 2 | 4]`` of the padded maps."""
@@ -197,7 +196,8 @@ class Queries:
 @dataclass(eq=False)
 class DenoisingQueries:
     """Noised objects: `content` ``[B, D, C]``, `references` ``[B, D, 4]``; `group_size` queries a group; `image`,
-    `query`, `target` ``[M]`` say which query must rebuild which object (the others are background)."""
+    `query`, `target` ``[M]`` say which query must rebuild which object (the others are background); `class_weight`
+    ``[B, D, 1]`` is 0 for queries left out of the classification, None where none is."""
 
     content: Tensor
     references: Tensor
@@ -205,6 +205,7 @@ class DenoisingQueries:
     image: Tensor
     query: Tensor
     target: Tensor
+    class_weight: Tensor | None = None
 
     @property
     def num_queries(self) -> int:

@@ -19,7 +19,10 @@ def mean_over_processes(value: Tensor | float, minimum: float = 1.0, device: tor
     Returns:
         0-d float32 tensor without gradient, on the device of `value`.
     """
-    mean = torch.as_tensor(value, dtype=torch.float32, device=device).clone()
+    if isinstance(value, Tensor):
+        mean = value.detach().to(device, torch.float32, copy=True)
+    else:
+        mean = torch.full((), value, dtype=torch.float32, device=device)  # copied from the host, it would wait
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(mean)
         mean /= dist.get_world_size()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from polydet.detr import Denoising, Targets
 from polydet.detr.queries import denoising_mask
@@ -69,6 +70,42 @@ def test_plain_groups_hold_positives_with_an_indicator() -> None:
     moved = noised.references[noised.image, noised.query] - box
     assert (moved[:, :2].abs() <= 0.4 * box[:, 2:] / 2 + 1e-5).all()
     assert (moved[:, 2:].abs() <= 0.4 * box[:, 2:] + 1e-5).all()
+
+
+def test_slots_without_an_object_are_left_out_of_the_loss_of_plain_groups() -> None:
+    """DN-DETR's loss reads the known queries only; DINO's calls the others background."""
+    gradients = {}
+    for member in ("dn_dab_deformable", "dino"):
+        model = build(member)
+        inputs = batch(counts=(3, 1))
+        objects = model.prepare_targets(inputs)
+        memory = model.encode(model.preprocess(inputs))
+        queries = model.build_queries(memory, objects)
+        predictions = model.decode(queries, memory)
+        branch = next(b for b in model.branches(predictions, queries, objects) if b.name == "dn")
+        loss = model.criterion(branch)["loss_class_dn"]
+        gradients[member] = torch.autograd.grad(loss, branch.predictions.logits)[0][-1].any(-1)  # [B, D]
+    plain = gradients["dn_dab_deformable"].unflatten(1, (2, 3))
+    assert plain[0].all() and plain[1, :, 0].all() and not plain[1, :, 1:].any()
+    assert gradients["dino"].all()
+
+
+@pytest.mark.parametrize("member", ["dn_dab_deformable", "dino"])
+def test_queries_are_made_without_waiting_for_the_gpu(member: str) -> None:
+    class NoWaiting(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            name = function.overloadpacket.__name__
+            masks = args[1] if name.startswith("index") else []
+            sized_by_values = any(m is not None and m.dtype == torch.bool for m in masks)
+            assert name not in ("nonzero", "_local_scalar_dense") and not sized_by_values, name
+            return function(*args, **(kwargs or {}))
+
+    model = build(member)
+    objects = model.prepare_targets(batch())
+    memory = model.encode(model.preprocess(batch()))
+    with NoWaiting():
+        queries = model.build_queries(memory, objects)
+    assert queries.denoising.num_queries
 
 
 def test_no_noise_keeps_boxes() -> None:
