@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
 
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone
@@ -104,15 +105,24 @@ class DetCLIPv2(OneStageDetector):
             ValueError: no words, an empty word, one string, or a vocabulary of another encoder.
         """
         given = names_or_vocabulary
-        self._given = None
         if given is None:
-            self.vocabulary = self.default_vocabulary
+            self.vocabulary, self._given = self.default_vocabulary, None
         elif isinstance(given, Vocabulary):
             if given.encoder_id != self.text_tower.id:
                 raise ValueError(f"the vocabulary comes from {given.encoder_id}, not from {self.text_tower.id}")
             self.vocabulary, self._given = given.names, given.embeddings
         else:
-            self.vocabulary = _checked_names(given)
+            self.vocabulary, self._given = _checked_names(given), None
+
+    @contextmanager
+    def looking_for(self, names_or_vocabulary: Sequence[str] | Vocabulary) -> Iterator[None]:
+        """Inside the block the model detects other words; afterwards what it detected before."""
+        before = self.vocabulary, self._given
+        self.set_vocabulary(names_or_vocabulary)
+        try:
+            yield
+        finally:
+            self.vocabulary, self._given = before
 
     def vocabulary_rows(self) -> Tensor:
         """Embeddings of the current vocabulary, `[n, D]`; encoded again only when words or weights have changed.
@@ -127,12 +137,24 @@ class DetCLIPv2(OneStageDetector):
         return self.encode_words([self.sentence(name) for name in self.vocabulary])
 
     def encode_words(self, sentences: Sequence[str]) -> Tensor:
-        """Unit rows `[n, D]` without gradient; the last call's are kept while the weights stay the same."""
+        """Unit rows `[n, D]` without gradient; in eval mode the last call's are kept while the weights stay the same.
+
+        Weights that are loaded or averaged show in their version; fused optimisers do not raise it, see `train`.
+        """
         weights = tuple((id(p), p._version) for p in self.text_tower.parameters())
         key = (tuple(sentences), weights)
         if self._cached is None or self._cached[0] != key:
-            self._cached = (key, self.text_tower.encode(sentences))
+            rows = self.text_tower.encode(sentences).to(self.device)
+            if self.training:
+                return rows
+            self._cached = (key, rows)
         return self._cached[1].to(self.device)
+
+    def train(self, mode: bool = True) -> Self:
+        """See `nn.Module.train`; before training the kept embeddings of words are forgotten."""
+        if mode:
+            self._cached = None
+        return super().train(mode)
 
     def sentence(self, name: str) -> str:
         """What is encoded for a class name."""

@@ -50,15 +50,11 @@ class WordPredictor:
             ValueError: no words.
             polydet.data.DatasetError: a file that cannot be read.
         """
-        before = self.model.vocabulary
-        self.model.set_vocabulary(words)
-        try:
-            found: list[Instances] = []
+        found: list[Instances] = []
+        with self.model.looking_for(words):
             for start in range(0, len(images), self.batch_size):
                 batch = [self.prepare(image) for image in images[start : start + self.batch_size]]
                 found += [output["instances"].to("cpu") for output in self.model(batch)]
-        finally:
-            self.model.vocabulary = before
         return [instances[instances.scores >= self.min_score] for instances in found]
 
     def prepare(self, image: Picture) -> dict[str, Any]:

@@ -229,9 +229,22 @@ def test_definitions_are_read_in_detection_and_testing_but_not_in_captions():
     assert model.sentence("cat") == "cat, a small feline"
 
 
-def test_words_are_encoded_again_only_when_words_or_weights_change():
+@pytest.mark.parametrize("fused", [True, False])
+def test_an_evaluation_after_a_step_takes_the_words_of_the_new_weights(fused):
     tower = TrainedLetters()
     model = make_model(tower)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=fused)
+    for _ in range(2):
+        model.eval().set_vocabulary(["cat", "dog"])
+        torch.testing.assert_close(model.vocabulary_rows(), tower.encode(["cat", "dog"]), rtol=0, atol=0)
+        sum(model.train()(detection_batch()).values()).backward()
+        model.encode_words(["cat", "dog"])
+        optimizer.step()
+
+
+def test_words_are_encoded_again_only_when_words_or_weights_change():
+    tower = TrainedLetters()
+    model = make_model(tower).eval()
     model.set_vocabulary(["cat", "dog"])
     first = model.vocabulary_rows()
     assert torch.equal(model.vocabulary_rows(), first) and len(tower.encoder.texts) == 2
@@ -268,9 +281,12 @@ def test_vocabulary_goes_back_to_the_first_one():
 
 
 def test_a_vocabulary_of_the_same_encoder_is_taken_as_it_is(tmp_path):
-    vocabulary = Vocabulary.build(["cat", "dog"], Letters(), "name", cache_dir=tmp_path)
+    vocabulary = Vocabulary.build(["cat", "dog"], Letters(), "photo", cache_dir=tmp_path)
     model = make_model()
     model.set_vocabulary(vocabulary)
+    assert torch.equal(model.vocabulary_rows(), vocabulary.embeddings)
+    with pytest.raises(ValueError, match="at least one name"):
+        model.set_vocabulary([])
     assert torch.equal(model.vocabulary_rows(), vocabulary.embeddings)
     with pytest.raises(ValueError, match="comes from test:letters, not from trained:letters"):
         make_model(TrainedLetters()).set_vocabulary(vocabulary)

@@ -23,6 +23,7 @@ from polydet.engine import ConfigError, load_config, save_config
 from polydet.engine.published import skip_published_weights
 from polydet.engine.run import eval_period
 from polydet.model_zoo.zoo import config_path
+from polydet.text import Vocabulary
 
 
 def tool(name):
@@ -180,6 +181,14 @@ def test_predictor_batches_and_encodes_words_once(tmp_path):
     torch.testing.assert_close(again[0].scores, found[0].scores, atol=1e-3, rtol=1e-3)
     strict = WordPredictor(model, short=0, min_score=0.99)(images[:1], ["dog"])
     assert len(strict[0]) == 0
+
+
+def test_predictor_gives_a_vocabulary_of_embeddings_back(tmp_path):
+    model = make_model()
+    given = Vocabulary.build(["cat"], Letters(), "photo", cache_dir=tmp_path)
+    model.set_vocabulary(given)
+    WordPredictor(model, short=0)(_pictures()[:1], ["dog"])
+    assert model.vocabulary == ("cat",) and torch.equal(model.vocabulary_rows(), given.embeddings)
 
 
 def test_predictor_without_words_or_file():
