@@ -261,11 +261,11 @@ class DetCLIPv2(OneStageDetector):
         flat = torch.cat(anchors)
         embeddings, quality = torch.cat(predictions.logits, dim=1), predictions.flat_quality()
         deltas = predictions.flat_deltas()
-        regions = embeddings.new_zeros(len(concepts), settings.k, embeddings.shape[-1])
-        mask = torch.zeros(len(concepts), settings.k, dtype=torch.bool, device=self.device)
-        for i, (names, size) in enumerate(zip(concepts, images.image_sizes)):
-            valid = inside_image(flat, size).nonzero()[:, 0]
-            with torch.no_grad():
+        index = torch.zeros(len(concepts), settings.k, dtype=torch.int64, device=self.device)
+        mask = torch.zeros_like(index, dtype=torch.bool)
+        with torch.no_grad():
+            for i, (names, size) in enumerate(zip(concepts, images.image_sizes)):
+                valid = inside_image(flat, size).nonzero()[:, 0]
                 similarity = (embeddings[i, valid].to(rows.dtype) @ rows.T).float() * self.head.scale
                 mine = torch.tensor([column[name] for name in names], device=self.device)
                 centre = None if quality is None else quality[i, valid]
@@ -275,9 +275,11 @@ class DetCLIPv2(OneStageDetector):
                 chosen = select_regions(boxes.tensor, score, settings.k, settings.nms_threshold, settings.candidates)
                 if self.pairs.matching == "largest_box":
                     chosen = chosen[boxes.area()[chosen].argsort(descending=True, stable=True)]
-            regions[i, : len(chosen)] = embeddings[i, valid[chosen]]
-            mask[i, : len(chosen)] = True
-        return regions, mask
+                index[i, : len(chosen)] = valid[chosen]
+                mask[i, : len(chosen)] = True
+        # one look-up for the batch: one an image would each have a gradient as large as all embeddings
+        regions = embeddings[torch.arange(len(index), device=self.device)[:, None], index]
+        return regions.masked_fill(~mask[..., None], 0.0), mask
 
     @torch.no_grad()
     def best_regions(self, item: dict[str, Any], sentences: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ class BatchWords:
     texts: list[list[str]]
     first: int
 
-    @property
+    @cached_property
     def index(self) -> dict[str, int]:
         """Row of each name."""
         return {name: i for i, name in enumerate(self.names)}

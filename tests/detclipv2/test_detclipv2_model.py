@@ -155,6 +155,26 @@ def test_regions_do_not_come_from_the_padding():
     assert mask[1].sum() == sum((96 // s) ** 2 for s in STRIDES)
 
 
+def test_selection_adds_nothing_per_image_to_the_backward_pass():
+    def nodes(images):
+        model = make_model(selection=RegionSelection(k=5)).train()
+        concepts = [["cat", "dog"]] * images
+        batch = model.preprocess_image([captioned(c, seed=i) for i, c in enumerate(concepts)])
+        maps = list(model.backbone(batch.tensor).values())
+        predictions, anchors = model.head(maps), model.head.anchors(maps)
+        words = encode_batch(concepts, model.text_tower)
+        regions, _ = model.select(concepts, words, batch, predictions, anchors, model.selection)
+        found, waiting = set(), [regions.grad_fn]
+        while waiting:
+            node = waiting.pop()
+            if node is not None and node not in found:
+                found.add(node)
+                waiting += [following for following, _ in node.next_functions]
+        return len(found)
+
+    assert nodes(2) == nodes(5)
+
+
 def test_largest_region_comes_first_for_the_largest_box_matching():
     model = make_model(pairs=WordRegionLoss(matching="largest_box"), selection=RegionSelection(k=5)).train()
     torch.nn.init.normal_(model.head.box_predictor.weight, std=0.5)
