@@ -24,7 +24,7 @@ class ConceptDictionary:
 
     Args:
         names: the names; ones that differ in case, determiners or blanks only are one (counted in `duplicates`).
-        path: or a concept file.
+        path: or a concept file, whose names are read in the same way.
 
     Raises:
         ValueError: no names, or both arguments.
@@ -33,13 +33,22 @@ class ConceptDictionary:
     def __init__(self, names: Sequence[str] = (), path: str | Path | None = None) -> None:
         if bool(len(names)) == (path is not None):
             raise ValueError("a concept dictionary needs names or a path, one of the two")
-        given = [clean_phrase(name) for name in names] if path is None else [r[0] for r in read_concepts(path)]
-        self.names = tuple(dict.fromkeys(name for name in given if name))
+        given = list(names) if path is None else [row[0] for row in read_concepts(path)]
+        counts = Counter(map(clean_phrase, given))
+        self.names = tuple(name for name in counts if name)
+        self._words = [_words(name) for name in self.names]
         self.duplicates = len(given) - len(self.names)
         if not self.names:
             raise ValueError("the concept dictionary is empty")
         if self.duplicates:
-            logger.info("concept dictionary: %d of %d names are duplicates or empty", self.duplicates, len(given))
+            twice = [name for name, count in counts.items() if count > 1 or not name]
+            logger.info(
+                "concept dictionary: %d of %d names are duplicates or empty: %s%s",
+                self.duplicates,
+                len(given),
+                ", ".join(map(repr, twice[:5])),
+                " ..." if len(twice) > 5 else "",
+            )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -52,16 +61,21 @@ class ConceptDictionary:
             exclude: names that are not negatives.
             caption: names that occur in it as whole words are left out too.
         """
-        excluded = {clean_phrase(name) for name in exclude}
-        text = f" {' '.join(_WORD.findall(caption.lower()))} "
+        excluded = {_words(clean_phrase(name)) for name in exclude}
+        text = f" {_words(caption)} "
         chosen: list[str] = []
         for i in np.random.permutation(len(self.names)):
             if len(chosen) == count:
                 break
-            name = self.names[i]
-            if name not in excluded and f" {name} " not in text:
-                chosen.append(name)
+            words = self._words[i]
+            if words not in excluded and f" {words} " not in text:
+                chosen.append(self.names[i])
         return chosen
+
+
+def _words(text: str) -> str:
+    """Words alone, one blank between them: "T-shirt" and "t shirt" are the same."""
+    return " ".join(_WORD.findall(text.lower()))
 
 
 def count_phrases(captions: Iterable[str], phrases: Callable[[str], list[str]]) -> Counter[str]:

@@ -125,7 +125,8 @@ def test_missing_concept_file(tmp_path):
 def test_dictionary_counts_duplicates(caplog):
     with caplog.at_level(logging.INFO):
         dictionary = ConceptDictionary(["cat", "The Cat", "dog", "", "a dog"])
-    assert dictionary.names == ("cat", "dog") and dictionary.duplicates == 3 and "3 of 5" in caplog.text
+    assert dictionary.names == ("cat", "dog") and dictionary.duplicates == 3
+    assert "3 of 5 names are duplicates or empty: 'cat', 'dog', ''" in caplog.text
     for names in ([], ["", "a"]):
         with pytest.raises(ValueError, match="names or a path|is empty"):
             ConceptDictionary(names)
@@ -139,6 +140,15 @@ def test_negatives_are_not_in_the_caption():
         assert sorted(drawn) == ["car", "cat", "tree"]
     assert dictionary.sample(0) == [] and len(dictionary.sample(50)) == 6
     assert len({tuple(dictionary.sample(2)) for _ in range(40)}) > 10
+
+
+def test_negatives_from_a_file_and_names_with_hyphens(tmp_path):
+    path = tmp_path / "concepts.tsv"
+    path.write_text("The Dog\t1\t\nT-shirt\ncat\nt-shirt\nice_cream\n")
+    dictionary = ConceptDictionary(path=path)
+    assert dictionary.names == ("dog", "t-shirt", "cat", "ice cream") and dictionary.duplicates == 1
+    assert dictionary.sample(9, ["a dog"], "A man in a T-shirt eats ice-cream") == ["cat"]
+    assert sorted(dictionary.sample(9, ["t shirt"])) == ["cat", "dog", "ice cream"]
 
 
 def _mapper(**extra):
