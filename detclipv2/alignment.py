@@ -83,19 +83,16 @@ def alignment_loss(
         0-d float32.
     """
 
-    def of_image(rows: Tensor, columns: Tensor, wanted: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    def of_image(rows: Tensor, columns: Tensor, match: Tensor, of_box: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
         logits = (rows @ columns.T).float() * scale + bias
+        wanted = torch.cat([of_box, of_box.new_zeros(1, of_box.shape[1])])[match]  # background, -1, takes the last row
         return sigmoid_focal_loss(logits, wanted, alpha, gamma, reduction="sum")
 
     scale = torch.as_tensor(scale, dtype=torch.float32, device=regions.device)
     bias = torch.as_tensor(bias, dtype=torch.float32, device=regions.device)
     total = regions.new_zeros((), dtype=torch.float32)
-    for rows, matches, used, positive, wanted_of_box in zip(
-        regions, targets.matches, targets.used, targets.positive, gt_targets
-    ):
-        wanted = wanted_of_box.new_zeros(len(rows), len(texts))
-        wanted[positive] = wanted_of_box[matches[positive]]
-        arguments = (rows[used], texts, wanted[used], scale, bias)
+    for rows, matches, used, of_box in zip(regions, targets.matches, targets.used, gt_targets):
+        arguments = (rows[used], texts, matches[used], of_box, scale, bias)
         if checkpointing and torch.is_grad_enabled():
             total = total + checkpoint(of_image, *arguments, use_reentrant=False)
         else:

@@ -62,7 +62,6 @@ class AlignmentHead(ATSSHead):
         strides: see `DenseHead`.
         deformable: begin the classification branch with a `DeformableModule`.
         similarity: see above; the paper states neither.
-        checkpointing: compute the similarities again in the backward pass.
         others: see `ATSSHead`.
     """
 

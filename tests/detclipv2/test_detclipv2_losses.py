@@ -1,5 +1,7 @@
 """Alignment and contrastive losses against literal float64 versions, in one and in two processes."""
 
+import gc
+
 import detclipv2_literal as literal
 import pytest
 import torch
@@ -124,6 +126,16 @@ def test_one_focal_term_by_hand():
     loss = alignment_loss(regions, texts, 1.0, -1.0, targets, [torch.tensor([[0.0, 1.0]])])
     terms = [(1.0, 0), (-1.0, 1), (-0.5, 0), (0.0, 0)]
     assert loss.item() == pytest.approx(sum(literal.focal_scalar(*t) for t in terms), rel=1e-5)
+
+
+def test_a_checkpointed_alignment_loss_keeps_nothing_of_the_size_of_its_logits():
+    matches = torch.full((1, 40), -1)
+    matches[0, 3] = 0
+    targets = DenseTargets(matches, torch.zeros(1, 40, 4), matches)
+    regions, texts = torch.randn(1, 40, 6, requires_grad=True), torch.randn(17, 6)
+    loss = alignment_loss(regions, texts, 1.0, 0.0, targets, [torch.eye(17)[:1]], checkpointing=True)
+    assert loss.requires_grad
+    assert not [x for x in gc.get_objects() if type(x) is torch.Tensor and x.shape == (40, 17)]
 
 
 def test_no_box_in_the_batch_gives_a_finite_loss():
