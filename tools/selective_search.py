@@ -38,6 +38,8 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if (args.dataset is None) == (args.root is None):
         parser.error("give either --dataset or --root")
+    if args.dataset and (args.json or args.sample):
+        parser.error("--json and --sample go with --root; a card of --dataset is searched as a whole")
     return args
 
 
@@ -54,6 +56,8 @@ def main() -> None:
     else:
         records = images_of_json(args.json) if args.json else images_of_folder(args.root)
         if args.sample:
+            if args.sample > len(records):
+                raise SystemExit(f"--sample {args.sample}: there are only {len(records)} images in {args.root}")
             records = random.Random(args.seed).sample(records, args.sample)
         args.output.parent.mkdir(parents=True, exist_ok=True)
         config = ProposalSettings(**settings)

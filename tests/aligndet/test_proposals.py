@@ -1,6 +1,9 @@
 import json
 import os
+import runpy
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -154,3 +157,24 @@ def test_json_of_images_needs_no_annotations(tmp_path):
     path.write_text("{}")
     with pytest.raises(ValueError, match="images"):
         images_of_json(path)
+
+
+def command(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["tool", *map(str, arguments)])
+    tool = Path(__file__).parents[2] / "tools" / "selective_search.py"
+    runpy.run_path(str(tool), run_name="__main__")
+
+
+def test_command_samples_a_folder(images, tmp_path, monkeypatch):
+    common = ("--root", images, "--workers", 1, "--min-side", 12, "--no-json")
+    command(monkeypatch, *common, "--sample", 3, "--output", tmp_path / "few")
+    assert len(ProposalColumns.load(tmp_path / "few.columns")) == 3
+    with pytest.raises(SystemExit, match="only 7 images"):
+        command(monkeypatch, *common, "--sample", 9, "--output", tmp_path / "many")
+
+
+@pytest.mark.parametrize("option", [("--sample", 3), ("--json", "a.json")])
+def test_options_of_a_folder_are_refused_for_a_card(option, tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        command(monkeypatch, "--dataset", "coco_2017_train", *option, "--output", tmp_path / "p")
+    assert "go with --root" in capsys.readouterr().err
