@@ -41,7 +41,7 @@ def box_contrastive_loss(
         keys = F.normalize(target.detach().float(), dim=1)
         chosen = (online_labels != BACKGROUND).nonzero().squeeze(1)
         if len(chosen) == 0:
-            return online.sum() * 0.0
+            return queries.sum() * 0.0
         labels = online_labels[chosen]
         queries_own = queries[chosen]
         cross = queries_own @ keys.t() / temperature  # [q, n2]

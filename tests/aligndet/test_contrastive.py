@@ -74,6 +74,15 @@ def test_background_never_is_a_query():
     assert loss.item() == 0 and online.grad.abs().sum() == 0
 
 
+def test_no_query_is_zero_in_half_precision():
+    """A sum of half-precision embeddings overflows, and infinity times zero is no zero."""
+    online = torch.full((9, 64), 300.0, dtype=torch.float16, requires_grad=True)
+    background = torch.full((9,), -1)
+    loss = box_contrastive_loss(online, background, online.detach(), background)
+    loss.backward()
+    assert loss.item() == 0 and loss.dtype == torch.float32 and (online.grad == 0).all()
+
+
 def test_negatives_and_keys_get_no_gradient():
     z1, _, z2, _ = draw(7, 5, 5, 2)
     online, target = z1.float().requires_grad_(), z2.float().requires_grad_()
