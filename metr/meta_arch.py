@@ -199,6 +199,7 @@ class METR(VocabularyState, DETR):
         own = None
         if dataset in self.label_space.datasets:
             own = self._mask(self.label_space.mapping(dataset))
+            own[target.labels] = True  # objects that were pasted from an image of another dataset
         elif self.mask_foreign:
             raise ValueError(
                 f"image {image_name(x)} is of dataset {dataset!r}, which is not in the label space of "

@@ -271,6 +271,17 @@ def test_mask_foreign_keeps_to_the_dataset_of_each_image():
         model([{**batch[0], "dataset_name": "unknown"}])
 
 
+def test_pasted_objects_of_another_dataset_count():
+    torch.manual_seed(0)
+    model = tiny_metr(top_k=5, num_queries=10, mask_foreign=True).train()
+    batch = [make_input([[5, 5, 30, 40], [40, 10, 80, 60]], [0, 4])]  # 4 is no label of coco
+    targets = model.prepare_targets(batch)
+    queries = model.build_queries(model.encode(model.preprocess(batch)), targets)
+    classes = queries.classes[:, queries.denoising.num_queries :]
+    assert set(classes[0].tolist()) == {0, 1, 2, 3, 4}
+    assert model.criterion.matcher(queries.proposals, targets, classes).surplus == 0
+
+
 @pytest.mark.parametrize(("mask_foreign", "expected"), [(True, {0, 1, 3}), (False, {0, 1, 3, 4})])
 def test_unverified_labels_do_not_count(mask_foreign, expected):
     torch.manual_seed(0)
