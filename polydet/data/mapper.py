@@ -144,6 +144,8 @@ class DetectionMapper:
         for i in rows:
             annotation = {"bbox": [0, 0, 1, 1], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
             annotation["segmentation"] = annotations[i]["segmentation"]
+            if self.mask_format == "polygon" and isinstance(annotation["segmentation"], dict):
+                raise ValueError("a mask is run-length encoded: give the mapper mask_format='bitmask'")
             packed.append(detection_utils.transform_instance_annotations(annotation, transforms, size))
         filled = [i for i, a in enumerate(packed) if len(a["segmentation"])]  # a crop may leave nothing of a polygon
         result, rows = result[filled], [rows[i] for i in filled]

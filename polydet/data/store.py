@@ -34,7 +34,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # raise when columns or readers change what they mean
+VERSION = 2  # raise when columns or readers change what they mean
 _PLAIN = ("heights", "widths", "offsets", "boxes", "labels", "flags")
 _STRINGS = ("files", "segmentations", "phrases", "extras")
 

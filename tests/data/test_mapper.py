@@ -192,3 +192,18 @@ def test_wrong_size_is_named(tmp_path, scenes):
     with pytest.raises(DatasetError, match="192x160 but annotated as 160x192"):
         read_image(record)
     assert read_image({**record, "height": 0, "width": 0}).shape == (160, 192, 3), "size unknown"
+
+
+def test_run_length_masks_of_plain_counts(bench):
+    """COCO's uncompressed form, which Detectron2's mapper cannot read; one that does not fill its image is no mask."""
+    Image.new("RGB", (60, 40)).save(bench.root / "images" / "b.jpg")
+    counts = [1 * 40 + 2, 12, 60 * 40 - 42 - 12]  # column 1, rows 2 to 13
+    bench.document["annotations"][0]["segmentation"] = {"size": [40, 60], "counts": counts}
+    bench.document["annotations"][1]["segmentation"] = {"size": [50, 30], "counts": counts}
+    bench.card()
+    other, record, _ = load_card("toy")
+    assert "segmentation" not in other["annotations"][0]
+    found = DetectionMapper(True, [], use_masks=True, mask_format="bitmask")(record)["instances"]
+    assert found.gt_masks.tensor.nonzero()[:, 1:].tolist() == [[y, 1] for y in range(2, 14)]
+    with pytest.raises(ValueError, match="mask_format='bitmask'"):
+        DetectionMapper(True, [], use_masks=True)(record)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pycocotools.mask as mask_utils
 
 from polydet.data.columns import CROWD, GROUP_OF, Strings
 from polydet.data.errors import DatasetError
@@ -156,12 +157,27 @@ def _mask_text(value: Any) -> bytes:
 
 
 def valid_mask(value: Any) -> Any:
-    """What is usable of a COCO `segmentation`: polygons of three points or more, or a run-length mask; else None."""
+    """What is usable of a COCO `segmentation`: polygons of three points or more, or a run-length mask (compressed, as
+    Detectron2 wants it); else None."""
     if isinstance(value, dict):
-        return value if isinstance(value.get("size"), list) and value.get("counts") else None
+        return _compressed(value)
     if isinstance(value, list):
         return [polygon for polygon in value if _is_polygon(polygon)] or None
     return None
+
+
+def _compressed(value: dict) -> Any:
+    size, counts = value.get("size"), value.get("counts")
+    if not (isinstance(size, list) and len(size) == 2 and all(type(x) is int and x > 0 for x in size) and counts):
+        return None
+    if isinstance(counts, str):
+        return value
+    if not (isinstance(counts, list) and all(type(x) is int and 0 <= x < 2**31 for x in counts)):
+        return None
+    if sum(counts) != size[0] * size[1]:
+        return None
+    packed = mask_utils.frPyObjects(value, *size)
+    return {"size": size, "counts": packed["counts"].decode()}
 
 
 def _is_polygon(value: Any) -> bool:
