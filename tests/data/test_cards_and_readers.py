@@ -322,3 +322,22 @@ def test_images_of_another_card_left_out(bench):
     (bench.root / "toy.json").unlink()
     with pytest.raises(DatasetError, match=r"toy\.json"):
         prepare_cards(["toy"])
+
+
+def test_names_that_differ_in_case_or_punctuation_only(bench):
+    bench.document["categories"] = [{"id": 5, "name": "c"}, {"id": 2, "name": "c++"}]
+    bench.card(classes=("C", "c++", "c", "dog"))
+    assert [a["category_id"] for a in load_card("toy")[1]["annotations"]] == [2, 1]
+    bench.document["categories"] = [{"id": 5, "name": "Dog!"}, {"id": 2, "name": "C++"}]
+    bench.card(classes=("C", "c++", "c", "dog"))
+    with pytest.raises(DatasetError, match=r"'C\+\+' here but not a class"):
+        load_card("toy")
+
+
+def test_own_lvis_file_without_urls(bench):
+    bench.card(format="lvis")
+    assert load_card("toy")[0]["file_name"].endswith("images/a.jpg")
+    bench.document["images"][0]["coco_url"] = "http://x/val/b.jpg"
+    bench.card(format="lvis")
+    with pytest.raises(DatasetError, match="coco_url"):
+        load_card("toy")

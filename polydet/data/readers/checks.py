@@ -58,11 +58,13 @@ def match_classes(
         if twice:
             raise DatasetError(f"categories {twice[:5]} have the same name", file=path, remedy="name each once")
         return tuple(fixed[i] for i in order), {id_: k for k, id_ in enumerate(order)}, tuple(order)
-    by_name = {_plain(name): k for k, name in enumerate(card.classes)}
+    exact = {name: k for k, name in enumerate(card.classes)}
+    plain = Counter(map(_plain, card.classes))  # of "c" and "c++" or "a" and "A" only the very name tells which
+    by_name = {_plain(name): k for k, name in enumerate(card.classes) if plain[_plain(name)] == 1}
     by_id = None if card.category_ids is None else {id_: k for k, id_ in enumerate(card.category_ids)}
     mapping: dict[Any, int] = {}
     for id_, name in fixed.items():
-        k = by_name.get(_plain(name)) if by_id is None else by_id.get(id_)
+        k = exact.get(name, by_name.get(_plain(name))) if by_id is None else by_id.get(id_)
         trusted = by_id is None or card.options.get("trust_ids")
         if k is None or (not trusted and _plain(card.classes[k]) != _plain(name)):
             expected = "not a class of" if k is None else f"{card.classes[k]!r} in"

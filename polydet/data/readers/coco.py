@@ -38,11 +38,14 @@ def read_coco(card: DatasetCard, path: Path, image_root: Path) -> tuple[Annotati
 def read_lvis(card: DatasetCard, path: Path, image_root: Path) -> tuple[AnnotationTable, DatasetCard]:
     """An LVIS v1 json file as columns, with `pos_`, `neg_` and `not_exhaustive_category_ids` per image.
 
-    The image is at the last two parts of `coco_url` (`train2017/000000000009.jpg`) under `image_root`. Positive are
-    the classes annotated in the image.
+    The image is at the last two parts of `coco_url` (`train2017/000000000009.jpg`) under `image_root`, in a file of
+    your own without that key at `file_name`. Positive are the classes annotated in the image.
     """
     sections = JsonSections(path)
     images = sections.whole("images")
+    if images and not any("coco_url" in image for image in images):
+        names = column(images, "file_name", "str", path, "images")
+        return _read(card, path, image_root, sections, images, names, federated=True)
     urls = column(images, "coco_url", "str", path, "images")
     for i, url in enumerate(urls):
         if url.count("/") < 1:
