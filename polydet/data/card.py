@@ -84,6 +84,7 @@ class DatasetCard:
                 f"card name {self.name!r} is not made of letters, digits, _ . + @ -",
                 remedy="the name becomes a folder of the run's output",
             )
+        self._check_types()
         if self.classes is not None:
             object.__setattr__(self, "classes", tuple(self.classes))
             seen: set[str] = set()
@@ -102,6 +103,20 @@ class DatasetCard:
             object.__setattr__(self, "templates", resolve_templates(self.templates))
         except ValueError as error:
             raise DatasetError(f"card {self.name!r}: {error}") from error
+
+    def _check_types(self) -> None:
+        for key in ("json_file", "image_root"):
+            value = getattr(self, key)
+            if not value or not isinstance(value, str) and not _are_texts(value):
+                raise DatasetError(f"card {self.name!r}: {key} is {value!r}", remedy="give a path, or a list of paths")
+        if self.classes is not None and not _are_texts(self.classes):
+            raise DatasetError(
+                f"card {self.name!r}: classes are {self.classes!r:.80}, not a list of names",
+                remedy="write every name in quotes: YAML reads on and 1 as a truth value and a number",
+            )
+        for key in ("spelling", "files", "options"):
+            if not isinstance(getattr(self, key), Mapping):
+                raise DatasetError(f"card {self.name!r}: {key} is {getattr(self, key)!r}, not a mapping")
 
     @property
     def json_files(self) -> tuple[Path, ...]:
@@ -248,6 +263,10 @@ def prepare_cards(names: Iterable[str]) -> None:
 def resolve(path: str) -> Path:
     """A card's path as it is now."""
     return datasets_root() / os.path.expanduser(path)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(part, str) for part in value)
 
 
 def _as_tuple(value: str | tuple[str, ...]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from polydet.data.readers.openimages import image_sizes
 from polydet.data.readers.voc import parse_voc_xml
 
 __all__ = ["voc_to_coco", "yolo_class_names", "yolo_to_coco"]
+
+logger = logging.getLogger(__name__)
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -46,10 +49,12 @@ def yolo_to_coco(images: Path, labels: Path, names: Sequence[str]) -> dict[str, 
     """YOLO text files as a COCO document.
 
     `labels/<path>.txt` belongs to `images/<path>.jpg`; a line is `class cx cy w h`, relative to the image, or `class`
-    and the points of a polygon. An image without a file, or with an empty one, has no objects. Raises DatasetError
-    with file and line for anything else.
+    and the points of a polygon. An image without a file, or with an empty one, has no objects; label files without an
+    image are counted and logged. Raises DatasetError with file and line for anything else, and if no label file
+    belongs to an image.
     """
     files = _image_files(images)
+    _check_label_files(images, labels, files)
     heights, widths = image_sizes(images, files)
     document = _document(names)
     for number, (file, height, width) in enumerate(zip(files, heights.tolist(), widths.tolist()), 1):
@@ -64,6 +69,20 @@ def yolo_to_coco(images: Path, labels: Path, names: Sequence[str]) -> dict[str, 
                 extra = {} if polygon is None else {"segmentation": [(polygon * scale).reshape(-1).tolist()]}
                 _add(document, number, k + 1, corners, 0, extra)
     return document
+
+
+def _check_label_files(images: Path, labels: Path, files: Sequence[str]) -> None:
+    """Wrong folders would make every image one without objects."""
+    found = {str(path.relative_to(labels)) for path in labels.rglob("*.txt")}
+    alone = sorted(found - {str(Path(file).with_suffix(".txt")) for file in files} - {"classes.txt"})
+    if len(alone) == len(found - {"classes.txt"}):
+        raise DatasetError(
+            f"holds no label file of an image in {images} (found {', '.join(alone[:3]) or 'none'})",
+            file=labels,
+            remedy=f"the labels of {files[0]} are looked for at {Path(files[0]).with_suffix('.txt')}",
+        )
+    if alone:
+        logger.warning("%s: %d label files have no image (such as %s)", labels, len(alone), alone[0])
 
 
 def _label_lines(path: Path) -> list[list[str]]:

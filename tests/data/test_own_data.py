@@ -64,6 +64,37 @@ def test_yolo(root):
     assert np.allclose(document["annotations"][2]["segmentation"], [[6, 4, 30, 4, 30, 36]])
 
 
+def test_yolo_labels_of_other_images(root, caplog):
+    write_yolo(root)
+    (root / "lab" / "classes.txt").write_text("cat\ndog\n")
+    (root / "lab" / "lost.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    yolo_to_coco(root / "img", root / "lab", ["cat", "dog"])
+    assert "1 label files have no image (such as lost.txt)" in caplog.text
+    with pytest.raises(DatasetError, match="no label file of an image") as error:
+        yolo_to_coco(root / "img" / "sub", root / "lab", ["cat", "dog"])
+    assert "b.png are looked for at b.txt" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "classes: [on, off]",
+        "classes: [1, 2]",
+        "classes: forklift",
+        "json_file: null",
+        "json_file: [1]",
+        "image_root: {}",
+        "spelling: [a]",
+        "options: 3",
+    ],
+)
+def test_card_files_of_wrong_types(root, text):
+    (root / "own.yaml").write_text(yaml.safe_dump({"json_file": "a", "image_root": "b", **yaml.safe_load(text)}))
+    with pytest.raises(DatasetError, match=text.split(":")[0]) as error:
+        load_card_file(root / "own.yaml")
+    assert "own.yaml" in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
