@@ -1,5 +1,6 @@
 """Frozen text encoders behind one protocol: texts in, unit rows out."""
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -138,5 +139,13 @@ class MiniLMEncoder:
 
 
 def _file_digest(path: Path) -> str:
+    status = path.stat()
+    return _digest_of(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _digest_of(path: Path, size: int, time: int) -> str:
+    """Digest of a file as it is now; `id` is asked for at every vocabulary, and a checkpoint may have gigabytes."""
+    del size, time
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]

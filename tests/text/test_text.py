@@ -1,5 +1,7 @@
 """Vocabularies, label spaces and the similarity of ScaleDet eq. 3."""
 
+import hashlib
+
 import numpy as np
 import open_clip
 import pytest
@@ -171,3 +173,14 @@ def test_similarity_equals_a_literal_equation_3():
         for j in range(7):
             assert abs(similarity[i, j].item() - (cosine[j] - low) / (high - low)) < 1e-12
     assert label_similarity(embeddings[:1]).tolist() == [[1.0]]
+
+
+def test_a_checkpoint_is_read_once_for_its_id(tmp_path, monkeypatch):
+    path = tmp_path / "clip.pt"
+    path.write_bytes(b"one")
+    encoder, reads, real = OpenClipEncoder("ViT-B-32", str(path)), [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *given: reads.append(1) or real(*given))
+    first = encoder.id
+    assert encoder.id == first and len(reads) == 1
+    path.write_bytes(b"another")
+    assert encoder.id != first and len(reads) == 2
