@@ -102,8 +102,8 @@ class Denoising(nn.Module):
             weight = boxes.new_zeros(*shape, 1)
             weight[image_of, query] = 1.0
         # by place rather than by `negative`: a mask of bools would make the GPU wait
-        positive = (t.view(copies, len(labels))[::kinds].flatten() for t in (image_of, query, target_of))
-        return DenoisingQueries(padded, references, kinds * most, *positive, class_weight=weight)
+        positives = [t.view(copies, len(labels))[::kinds].flatten() for t in (image_of, query, target_of)]
+        return DenoisingQueries(padded, references, kinds * most, positives[0], positives[1], positives[2], weight)
 
     def _groups(self, most: int) -> int:
         if not self.contrastive:
