@@ -79,6 +79,8 @@ def ms_deform_attn_fused(
     expected = [(batch, queries, levels, size) for size in (2, 4)]
     if reference_points.shape not in expected:
         raise ValueError(f"reference_points {tuple(reference_points.shape)} should be {expected[0]} or {expected[1]}")
+    if reference_points.device != value.device:
+        raise ValueError(f"reference_points are on {reference_points.device}, value is on {value.device}")
     if backend(value.device) == "reference":
         return ms_deform_attn_fused_reference(
             value, spatial_shapes, level_start_index, reference_points, sampling_offsets, attention_logits

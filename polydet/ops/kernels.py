@@ -136,13 +136,14 @@ def _neighbours(pixel, size):
 def _level(shapes_ptr, starts_ptr, level, tokens, COMPUTE: tl.constexpr):
     """Height, width and first token of a level, and its sizes as numbers to compute with: NaN, and so the result,
     if the level does not fit the value tensor."""
-    height = tl.load(shapes_ptr + 2 * level).to(tl.int32)
-    width = tl.load(shapes_ptr + 2 * level + 1).to(tl.int32)
-    start = tl.load(starts_ptr + level).to(tl.int32)
+    height = tl.load(shapes_ptr + 2 * level)
+    width = tl.load(shapes_ptr + 2 * level + 1)
+    start = tl.load(starts_ptr + level)
     fits = (start >= 0) & (height >= 0) & (width >= 0) & (start + height * width <= tokens)
+    fits = fits & (start <= tokens) & (height <= tokens) & (width <= tokens)  # or the line above may wrap around
     size_y = tl.where(fits, height.to(COMPUTE), float("nan"))
     size_x = tl.where(fits, width.to(COMPUTE), float("nan"))
-    return height, width, start, size_x, size_y
+    return height.to(tl.int32), width.to(tl.int32), start.to(tl.int32), size_x, size_y
 
 
 @triton.jit

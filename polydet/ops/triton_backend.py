@@ -47,7 +47,7 @@ class _Problem:
         self.sampling = sampling.contiguous()
         self.attention = attention.contiguous()
         self.reference = None if reference_points is None else reference_points.contiguous()
-        self.order = order
+        self.order = None if order is None else order.contiguous()
         self.shapes = shapes.contiguous()
         self.starts = starts.contiguous()
         self.batch, self.tokens, self.heads, self.channels = value.shape

@@ -4,7 +4,7 @@ import pytest
 import torch
 from msda_inputs import Problem
 
-from polydet.ops import ms_deform_attn, use_backend
+from polydet.ops import ms_deform_attn, ms_deform_attn_fused, use_backend
 
 BACKENDS = ["cpu", "reference"]
 
@@ -94,3 +94,10 @@ def test_shapes_that_do_not_belong_together_are_an_error(wrong):
     locations = Problem(shapes, **wrong).inputs(torch.float32)[1]
     with pytest.raises(ValueError, match="does not go with sampling"):
         ms_deform_attn(value, shapes, None, locations, weights)
+
+
+def test_reference_points_on_another_device_are_an_error():
+    problem = Problem(((3, 4), (2, 2)), reference=2)
+    value, points, offsets, logits = problem.inputs(torch.float32)
+    with pytest.raises(ValueError, match="reference_points are on meta, value is on cpu"):
+        ms_deform_attn_fused(value, problem.shapes, None, points.to("meta"), offsets, logits)

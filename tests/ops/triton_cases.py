@@ -189,10 +189,13 @@ def test_nan_location_gives_nan_in_its_query_and_head_only():
     assert grad_value.isfinite().all()
 
 
-def test_a_level_that_does_not_fit_gives_nan_not_a_wild_read():
+@pytest.mark.parametrize("size", [(500, 500), (1 << 16, 1 << 16), (1 << 32, 1 << 32), ((1 << 32) + 2, 2)])
+def test_a_level_that_does_not_fit_gives_nan_not_a_wild_read(size):
+    """Also where products or casts of its sizes would wrap around to something that fits."""
     value, locations, weights = Problem(((3, 4), (2, 2))).inputs(torch.float32, DEVICE)
+    starts = torch.tensor((0, 12), device=DEVICE)
     with use_backend("triton"):
-        result = ms_deform_attn(value, torch.tensor(((3, 4), (500, 500)), device=DEVICE), None, locations, weights)
+        result = ms_deform_attn(value, torch.tensor(((3, 4), size), device=DEVICE), starts, locations, weights)
     assert result.isnan().all()
 
 
@@ -227,6 +230,16 @@ def test_query_order_changes_nothing(reference):
             results.append([output, *torch.autograd.grad(output.square().sum(), tensors)])
     for plain, ordered in zip(*results):
         torch.testing.assert_close(ordered, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_query_order_may_be_strided():
+    problem = Problem(((5, 6), (2, 3)), queries=36, batch=1, points=2)
+    value, locations, weights = problem.inputs(torch.float32, DEVICE)
+    order = torch.stack((tiled_query_order(problem.shapes, DEVICE),) * 2, 1).flip(0)[:, 0]
+    with use_backend("triton"):
+        plain = ms_deform_attn(value, problem.shapes, None, locations, weights)
+        ordered = ms_deform_attn(value, problem.shapes, None, locations, weights, query_order=order)
+    torch.testing.assert_close(ordered, plain)
 
 
 def test_query_order_of_another_length_is_an_error():
