@@ -37,7 +37,7 @@ class DETR(nn.Module):
         background_class: one more logit for background (softmax losses).
         share_heads: one class and one box head for all decoder layers (DETR, DAB, DINO) or one each.
         box_prior: box heads start with a zero last layer (all but DETR); its size biases start at this value
-            (-2 in Deformable-DETR without two stages); None: plain initialisation (DETR).
+            (-2 in Deformable-DETR, DAB and DN without two stages); None: plain initialisation (DETR).
         level_embed: a learned vector per level is added to the positions (deformable members).
         pixel_mean, pixel_std: of RGB in 0..255, ``[3]``.
     """

@@ -55,6 +55,25 @@ def test_parameters_are_within_one_percent(name: str) -> None:
     assert trainable(model) == pytest.approx(published, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("name", "prior"),
+    [
+        ("detr", None),
+        ("conditional_detr", 0.0),
+        ("dab_detr", 0.0),
+        ("deformable_detr", -2.0),
+        ("deformable_detr_refine", -2.0),
+        ("deformable_detr_two_stage", 0.0),
+        ("deformable_detr_pp", 0.0),
+        ("dab_deformable_detr", -2.0),
+        ("dn_dab_deformable_detr", -2.0),
+        ("dino", 0.0),
+    ],
+)
+def test_first_boxes_are_as_small_as_the_authors(name: str, prior: float | None) -> None:
+    assert model_config(config_root() / "common" / "models" / f"{name}.py").box_prior == prior
+
+
 def test_dino_of_metr_is_within_one_percent() -> None:
     cfg = load_config(config_root() / "metr" / "table2_dino_r50_12ep.py")
     cfg.model.backbone.bottom_up.weights = None

@@ -13,4 +13,3 @@ for part in (model.encoder, model.decoder):
     part.layer.dropout = 0.0
 model.criterion.class_weight = 1.0
 model.postprocess.num = 300
-model.box_prior = 0.0
