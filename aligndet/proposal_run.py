@@ -209,5 +209,9 @@ def _search(
     context = multiprocessing.get_context("spawn")  # a forked process inherits locks of threads that it lacks
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         futures = [pool.submit(_search_shard, part, str(root), settings, str(path)) for part, path in todo]
-        for future in as_completed(futures):
-            yield future.result()
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:  # a full disk, say: do not search the rest before saying so
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

@@ -119,6 +119,14 @@ def test_a_killed_run_resumes_and_loses_nothing(images, tmp_path, monkeypatch):
     assert (tmp_path / "cut.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
 
 
+def test_a_shard_that_cannot_be_written_ends_the_run_at_once(images, tmp_path):
+    records = [ImageRecord(i, f"{i % 7}.png") for i in range(60)]
+    (tmp_path / "p.shards" / "shard-000000.npz.part.npz").mkdir(parents=True)  # in the way
+    with pytest.raises(IsADirectoryError):
+        run(records, images, tmp_path / "p", SMALL, workers=2, shard_size=1)
+    assert len(list((tmp_path / "p.shards").glob("shard-??????.npz"))) < 40
+
+
 def test_shards_of_another_run_are_refused(images, tmp_path):
     run(images_of_folder(images), images, tmp_path / "p", SMALL)
     with pytest.raises(ValueError, match="settings"):
