@@ -61,12 +61,15 @@ def fold_card(dataset: str, percent: float, fold: int) -> DatasetCard:
 
     Raises:
         DatasetError: a dataset that is not one json file with a list of images.
+        ValueError: a share that is not above 0 and at most 100.
     """
     base = find_card(dataset)
-    if percent >= 100:
+    if percent == 100:
         return base
     if base.format not in ("coco", "lvis") or len(base.json_files) != 1:
         raise DatasetError(f"card {dataset!r} cannot be split into folds", remedy="use a card with one COCO json file")
+    if not 0 < percent < 100:
+        raise ValueError(f"{percent} % of {dataset} is no fold: data.percent lies above 0 and at or below 100")
     base.prepare()
     card = replace(
         base,

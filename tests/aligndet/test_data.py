@@ -61,6 +61,9 @@ def test_folds_are_the_published_draw(card):
     assert fold_card(card.name, 100, 4).name == card.name
     with pytest.raises(ValueError, match="no fold"):
         fold_rows(50, 1, 1)
+    for percent in (0, -5, 120):
+        with pytest.raises(ValueError, match=r"data.percent"):
+            fold_card(card.name, percent, 1)
 
 
 def test_low_data_loader_sees_its_fold_only(card):
