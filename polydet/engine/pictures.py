@@ -34,14 +34,16 @@ def draw_predictions(
         min_score: predictions below it are left out, unless they are the image's best.
         max_boxes: most predictions drawn on an image.
     """
-    truth = {record["image_id"]: record for record in _records(dataset)}
+    table = load_card(dataset)
+    places = {table.image_id(i): i for i in range(len(table))}
     was_training = model.training
     model.eval()
     panels: list[Panel] = []
     with torch.no_grad():
         for batch in loader:
             for item in batch:
-                record = truth.get(item["image_id"])
+                place = places.get(item["image_id"])
+                record = None if place is None else table[place]
                 if record is None or not record["annotations"]:
                     continue
                 panels.append(_panel(model, item, record, dataset, min_score, max_boxes))
@@ -50,11 +52,6 @@ def draw_predictions(
                     return panels
     model.train(was_training)
     return panels
-
-
-def _records(dataset: str) -> Iterable[dict[str, Any]]:
-    table = load_card(dataset)
-    return (table[i] for i in range(len(table)))
 
 
 def _panel(

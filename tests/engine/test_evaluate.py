@@ -20,7 +20,7 @@ from polydet.engine.evaluate import (
     results_table,
     write_results,
 )
-from polydet.engine.pictures import save_curves, save_panels
+from polydet.engine.pictures import draw_predictions, save_curves, save_panels
 from polydet.text import LabelSpace
 
 SPACE = LabelSpace({"a": ["cat", "dog"], "b": ["Dog", "bird", "traffic_light"]})
@@ -95,3 +95,26 @@ def test_a_dataset_may_have_several_evaluators(monkeypatch, tmp_path, kinds, tas
     cfg = OmegaConf.create({"dataloader": loader}, flags={"allow_objects": True})
     results = evaluate(cfg, nn.Identity(), tmp_path)
     assert results["several"] == {task: {"AP": 3.0} for task in tasks}
+
+
+def test_pictures_make_records_of_the_pictured_images_only(monkeypatch):
+    class Table(list):
+        def __init__(self):
+            super().__init__({"image_id": 2 * i, "annotations": [{}] * (i > 0)} for i in range(9))
+            self.made = []
+
+        def image_id(self, index):
+            return super().__getitem__(index)["image_id"]
+
+        def __iter__(self):
+            return map(self.__getitem__, range(len(self)))
+
+        def __getitem__(self, index):
+            self.made.append(index)
+            return super().__getitem__(index)
+
+    table = Table()
+    monkeypatch.setitem(draw_predictions.__globals__, "load_card", lambda name: table)
+    monkeypatch.setitem(draw_predictions.__globals__, "_panel", lambda model, item, record, *rest: record["image_id"])
+    loader = [[{"image_id": i} for i in (0, 3, 8)], [{"image_id": 2}, {"image_id": 4}]]
+    assert draw_predictions(nn.Identity(), loader, "x", 2) == [8, 2] and table.made == [0, 4, 1]
