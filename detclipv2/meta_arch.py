@@ -13,6 +13,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, ImageList
 from torch import Tensor
+from torchvision.ops import box_area, clip_boxes_to_image
 
 from detclipv2.alignment import alignment_loss, concept_targets, select_columns, unique_concepts
 from detclipv2.contrastive import WordRegionLoss, classification_loss, word_region_loss
@@ -259,22 +260,23 @@ class DetCLIPv2(OneStageDetector):
         column = {name: i for i, name in enumerate(own)}
         rows = words.select(own).detach()
         flat = torch.cat(anchors)
+        inside = {size: inside_image(flat, size).nonzero()[:, 0] for size in set(images.image_sizes)}
         embeddings, quality = torch.cat(predictions.logits, dim=1), predictions.flat_quality()
         deltas = predictions.flat_deltas()
         index = torch.zeros(len(concepts), settings.k, dtype=torch.int64, device=self.device)
         mask = torch.zeros_like(index, dtype=torch.bool)
         with torch.no_grad():
             for i, (names, size) in enumerate(zip(concepts, images.image_sizes)):
-                valid = inside_image(flat, size).nonzero()[:, 0]
+                valid = inside[size]
                 similarity = (embeddings[i, valid].to(rows.dtype) @ rows.T).float() * self.head.scale
-                mine = torch.tensor([column[name] for name in names], device=self.device)
+                mine = [column[name] for name in names]
                 centre = None if quality is None else quality[i, valid]
                 score = objectness(settings.score, similarity, mine, centre, self.head.bias)
-                boxes = Boxes(self.head.decode(deltas[i, valid], flat[valid]))
-                boxes.clip(size)
-                chosen = select_regions(boxes.tensor, score, settings.k, settings.nms_threshold, settings.candidates)
+                # Boxes.clip would wait for the device, and stop the run where the engine can replay the step
+                boxes = clip_boxes_to_image(self.head.decode(deltas[i, valid], flat[valid]), size)
+                chosen = select_regions(boxes, score, settings.k, settings.nms_threshold, settings.candidates)
                 if self.pairs.matching == "largest_box":
-                    chosen = chosen[boxes.area()[chosen].argsort(descending=True, stable=True)]
+                    chosen = chosen[box_area(boxes[chosen]).argsort(descending=True, stable=True)]
                 index[i, : len(chosen)] = valid[chosen]
                 mask[i, : len(chosen)] = True
         # one look-up for the batch: one an image would each have a gradient as large as all embeddings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +14,7 @@ Objectness = Literal["batch_text", "own_text", "centerness", "batch_text_centern
 
 
 def objectness(
-    kind: Objectness, similarity: Tensor, own: Tensor, quality: Tensor | None, bias: Tensor | float = 0.0
+    kind: Objectness, similarity: Tensor, own: Sequence[int], quality: Tensor | None, bias: Tensor | float = 0.0
 ) -> Tensor:
     """Score of each region of one image without knowing its class (table 2a of the paper).
 
@@ -22,7 +23,7 @@ def objectness(
             `own_text` to a concept of the image's own caption, `centerness` the predicted centerness,
             `batch_text_centerness` the product of both as probabilities.
         similarity: `[N, C]` logits, regions against the concepts of this process's batch.
-        own: int64 columns of the image's own concepts.
+        own: columns of the image's own concepts.
         quality: `[N]` logits of centerness; needed by the last two kinds.
         bias: added to the similarities before the sigmoid of the product.
 
@@ -38,7 +39,7 @@ def objectness(
         raise ValueError(f"objectness {kind!r} needs a head with centerness")
     if kind == "centerness":
         return quality  # type: ignore[return-value]
-    columns = similarity[:, own] if kind == "own_text" else similarity
+    columns = similarity[:, list(own)] if kind == "own_text" else similarity
     if not columns.shape[1]:
         raise ValueError("no concept to compare regions with")
     best = columns.amax(dim=1)

@@ -155,6 +155,14 @@ def test_regions_do_not_come_from_the_padding():
     assert mask[1].sum() == sum((96 // s) ** 2 for s in STRIDES)
 
 
+def test_a_box_that_is_no_number_does_not_stop_caption_training():
+    model = make_model().train()
+    torch.nn.init.constant_(model.head.box_predictor.bias, float("nan"))
+    assert model(caption_batch())["loss_words"].isfinite()  # captions train no box
+    torch.nn.init.constant_(model.head.class_predictor.bias, float("nan"))
+    assert model(caption_batch())["loss_words"].isnan()  # for the engine to save and to name
+
+
 def test_selection_adds_nothing_per_image_to_the_backward_pass():
     def nodes(images):
         model = make_model(selection=RegionSelection(k=5)).train()

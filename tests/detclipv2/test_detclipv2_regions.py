@@ -50,7 +50,7 @@ def test_selection_takes_half_precision_and_no_boxes():
 def test_scores_of_the_ablation():
     similarity = torch.tensor([[1.0, -2.0, 0.5], [-1.0, 3.0, -4.0]])
     quality = torch.tensor([2.0, -2.0])
-    own = torch.tensor([0, 2])
+    own = [0, 2]
     assert objectness("batch_text", similarity, own, quality).tolist() == [1.0, 3.0]
     assert objectness("own_text", similarity, own, quality).tolist() == [1.0, -1.0]
     assert objectness("centerness", similarity, own, quality).tolist() == [2.0, -2.0]
@@ -61,8 +61,8 @@ def test_scores_of_the_ablation():
 def test_scores_that_cannot_be_made():
     similarity = torch.zeros(2, 3)
     with pytest.raises(ValueError, match="unknown objectness 'iou'"):
-        objectness("iou", similarity, torch.arange(3), None)
+        objectness("iou", similarity, [0, 1, 2], None)
     with pytest.raises(ValueError, match="needs a head with centerness"):
-        objectness("centerness", similarity, torch.arange(3), None)
+        objectness("centerness", similarity, [0, 1, 2], None)
     with pytest.raises(ValueError, match="no concept"):
-        objectness("own_text", similarity, torch.zeros(0, dtype=torch.long), None)
+        objectness("own_text", similarity, [], None)
