@@ -59,8 +59,8 @@ def load_wordnet() -> Any:
         raise RuntimeError(
             "definitions come from WordNet, and nltk does not find its corpus. Where there is network: `python -m "
             "nltk.downloader wordnet`; elsewhere unpack wordnet.zip to corpora/wordnet in a folder that NLTK_DATA "
-            "names. Or give a file of definitions (tools/build_concepts.py writes one), model.definitions."
-            "_target_=detclipv2.FileDefinitions, or none: model.definitions=null."
+            "names. Or give a file of definitions (tools/build_concepts.py writes one), 'model.definitions={_target_: "
+            "detclipv2.FileDefinitions, path: FILE}', or none: model.definitions=null."
         ) from error
     return wordnet
 

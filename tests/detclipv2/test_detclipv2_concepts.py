@@ -1,11 +1,13 @@
 """Concepts: noun phrases, definitions, dictionary, triplets."""
 
 import logging
+import re
 
 import numpy as np
 import pytest
 import torch
 from detclipv2_wordnet import write_wordnet
+from detectron2.config import instantiate
 from detectron2.structures import Boxes, Instances
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +24,8 @@ from detclipv2 import (
 from detclipv2.definitions import enrich, read_concepts, write_concepts
 from detclipv2.phrases import clean_phrase, light_noun_phrases
 from polydet.data import DatasetError
+from polydet.engine import load_config
+from polydet.model_zoo.zoo import config_path
 
 
 @pytest.mark.parametrize(
@@ -87,8 +91,12 @@ def test_an_absent_wordnet_says_how_to_get_it(tmp_path, monkeypatch):
 
     monkeypatch.setattr("nltk.data.path", [str(tmp_path)])
     monkeypatch.setattr("nltk.corpus.wordnet", LazyCorpusLoader("wordnet", WordNetCorpusReader, None))
-    with pytest.raises(RuntimeError, match="nltk.downloader wordnet"):
+    with pytest.raises(RuntimeError, match="nltk.downloader wordnet") as caught:
         WordNetDefinitions()("dog")
+    override = re.findall("'(model.*?)'", str(caught.value))[0].replace("FILE", str(tmp_path / "concepts.tsv"))
+    write_concepts(tmp_path / "concepts.tsv", [("dog", 0, "a pet")])
+    config = load_config(config_path("detclipv2_swint"), [override])
+    assert instantiate(config.model.definitions)("dog") == "a pet"
 
 
 def test_concept_files(tmp_path):
