@@ -157,9 +157,9 @@ class Decoder(nn.Module):
             head = per_layer(box_heads, index)
             read = content if self.norm is None else self.norm(content)
             hidden.append(read)
-            boxes.append(decode_boxes(head(read), origin, queries.content.dtype))
+            boxes.append(decode_boxes(without_autocast(head, read), origin, queries.content.dtype))
             if self.refine and index + 1 < self.num_layers:
-                refined = decode_boxes(head(content), references, queries.content.dtype)
+                refined = decode_boxes(without_autocast(head, content), references, queries.content.dtype)
                 references = refined.detach()
                 origin = refined if self.look_forward_twice else references
         return DecoderOutput(torch.stack(hidden), torch.stack(boxes), seen)
@@ -178,6 +178,13 @@ class Decoder(nn.Module):
 def per_layer(heads: nn.ModuleList, index: int) -> nn.Module:
     """The head of a layer, where one head may serve all."""
     return heads[index if len(heads) > 1 else 0]
+
+
+def without_autocast(head: nn.Module, features: Tensor) -> Tensor:
+    """What a box head says in the precision of its weights: bfloat16 logits tell boxes apart by a pixel or two."""
+    weight = next(head.parameters(), features)
+    with torch.autocast(features.device.type, enabled=False):
+        return head(features.to(weight.dtype))
 
 
 def decode_boxes(delta: Tensor, reference: Tensor | None, dtype: torch.dtype | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from polydet.layers import MLP, sine_encoding, xavier_reset
 
-from .decoder import decode_boxes
+from .decoder import decode_boxes, without_autocast
 from .structures import Branch, Memory, Predictions, Queries, Targets, count_classes
 
 
@@ -177,7 +177,7 @@ class TwoStageQueries(QuerySource):
 
     def boxes_of(self, features: Tensor, grid: Tensor) -> Tensor:
         """Box logits ``[B, n, 4]`` of tokens with their grid logits."""
-        return self.box_head(features).to(grid.dtype) + grid
+        return without_autocast(self.box_head, features).to(grid.dtype) + grid
 
     def forward(self, memory: Memory, targets: Sequence[Targets] | None = None) -> Queries:
         """Queries at the best proposals; in training, also the proposals' branch `enc`."""

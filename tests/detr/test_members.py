@@ -7,6 +7,7 @@ import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from polydet.detr import DETR, Encoder, EncoderLayer
+from polydet.detr.decoder import decode_boxes
 
 from .builders import CLASSES, DECODERS, DENSE, MEMBERS, QUERIES, batch, build
 
@@ -119,6 +120,20 @@ def test_bf16_autocast(member: str) -> None:
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
     if member not in DENOISING:  # whose noise is drawn anew
         assert total(losses).item() == pytest.approx(exact.item(), rel=0.15)
+
+
+@pytest.mark.parametrize("member", ["detr", "deformable", "dino"])
+def test_boxes_are_read_in_full_precision_under_autocast(member: str) -> None:
+    model = build(member).eval()
+    for head in model.box_heads:
+        torch.nn.init.normal_(head.layers[-1].weight, std=0.4)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        memory = model.encode(model.preprocess(batch()))
+        queries = model.build_queries(memory, None)
+        out = model.decoder(queries, memory, model.box_heads)
+    with torch.no_grad():
+        exact = decode_boxes(model.box_heads[-1](out.hidden[-1].float()), out.references[-1], torch.float32)
+    torch.testing.assert_close(out.boxes[-1], exact, rtol=0, atol=1e-5)  # a hundredth of a pixel
 
 
 @pytest.mark.parametrize("member", ALL)
