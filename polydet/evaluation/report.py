@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import orjson
 from tabulate import tabulate
 
 from polydet.text import clean_name
@@ -17,8 +17,14 @@ Results = Mapping[str, Mapping[str, Mapping[str, float]]]  # dataset -> task -> 
 
 
 def class_results(metrics: Mapping[str, float]) -> dict[str, float]:
-    """AP of every class, from the `AP-<class>` entries of a task's metrics (one class: the AP itself)."""
-    return {key.split("-", 1)[1]: value for key, value in metrics.items() if key.startswith("AP-")}
+    """AP of every class, from the entries `AP-<class>` of a task's metrics (`AP50-<class>` of OpenImages)."""
+    prefix = "AP-" if any(key.startswith("AP-") for key in metrics) else "AP50-"
+    return {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
+
+
+def _value(metrics: Mapping[str, float], metric: str) -> float | None:
+    """A dataset's metric; for AP on OpenImages, which has none, its official AP50 (ScaleDet's mean counts it so)."""
+    return metrics.get(metric, metrics.get("AP50_expand") if metric == "AP" else None)
 
 
 def unseen_classes(classes: Iterable[str], trained: Iterable[str]) -> list[str]:
@@ -33,33 +39,37 @@ def summarise(
     """Means over datasets.
 
     Args:
-        metric: per dataset, such as AP (for `mAP_D`).
+        metric: per dataset, for `mAP_D`; of OpenImages `AP50_expand` stands for AP. A dataset without it is left out.
         trained: names of all training labels; given, the unseen classes get their own mean.
 
     Returns:
         `mAP_D`: mean of `metric` over the datasets; `mAP_C`: mean of AP over all classes of all datasets (classes
         without ground truth left out); `mAP_C_unseen` and `unseen`: mean over and number of the unseen classes.
     """
-    per_dataset = [tasks[task][metric] for tasks in results.values() if task in tasks and metric in tasks[task]]
+    values = {name: _value(tasks.get(task, {}), metric) for name, tasks in results.items()}
     classes: list[tuple[str, float]] = []
     for name, tasks in results.items():
         found = class_results(tasks.get(task, {}))
-        if not found and metric in tasks.get(task, {}):  # pycocotools through Detectron2 names no single class
-            found = {_only_class(name): tasks[task][metric]}
+        if not found and (value := values[name]) is not None:  # Detectron2 names no single class
+            found = dict.fromkeys(_only_class(name), value)
         classes += found.items()
-    summary = {"mAP_D": _mean(per_dataset), "mAP_C": _mean([value for _, value in classes])}
+    summary = {
+        "mAP_D": _mean([v for v in values.values() if v is not None]),
+        "mAP_C": _mean([value for _, value in classes]),
+    }
     if trained:
         unseen = set(unseen_classes([name for name, _ in classes], trained))
-        values = [value for name, value in classes if name in unseen]
-        summary |= {"mAP_C_unseen": _mean(values), "unseen": float(len(values))}
+        theirs = [value for name, value in classes if name in unseen]
+        summary |= {"mAP_C_unseen": _mean(theirs), "unseen": float(len(theirs))}
     return summary
 
 
-def _only_class(dataset: str) -> str:
+def _only_class(dataset: str) -> tuple[str, ...]:
+    """The class of a dataset that has one; nothing of the others."""
     from polydet.data import get_card
 
-    classes = get_card(dataset).classes or ("?",)
-    return classes[0]
+    classes = get_card(dataset).classes or ()
+    return classes if len(classes) == 1 else ()
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -70,17 +80,19 @@ def _mean(values: Sequence[float]) -> float:
 def write_report(
     results: Results, output_dir: str | Path, task: str = "bbox", trained: Sequence[str] = ()
 ) -> dict[str, float]:
-    """Write `report.txt` (a table), `report.json` and `report.png` (bars) and return the summary."""
+    """Write `report.txt` (a table), `report.json` (NaN as null) and `report.png` (bars) and return the summary."""
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     main = ("AP", "AP50", "AP75", "AP50_expand", "APr", "APc", "APf", "mAP")
     used = [m for m in main if any(m in tasks.get(task, {}) for tasks in results.values())]
     rows = [[name, *(tasks.get(task, {}).get(m, "") for m in used)] for name, tasks in results.items()]
-    summary = summarise(results, task, used[0] if used else "AP", trained)
+    has_ap = any(_value(tasks.get(task, {}), "AP") is not None for tasks in results.values())
+    summary = summarise(results, task, "AP" if has_ap or not used else used[0], trained)
     table = tabulate(rows, ["dataset", *used], floatfmt=".2f")
     lines = "\n".join(f"{key}: {value:.2f}" for key, value in summary.items())
     (folder / "report.txt").write_text(f"{table}\n\n{lines}\n")
-    (folder / "report.json").write_text(json.dumps({"results": results, "summary": summary}, indent=1))
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY
+    (folder / "report.json").write_bytes(orjson.dumps({"results": results, "summary": summary}, option=options))
     _plot(results, task, used[:2], folder / "report.png")
     return summary
 

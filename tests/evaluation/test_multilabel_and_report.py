@@ -75,5 +75,16 @@ def test_means_over_datasets_and_classes(tmp_path):
     assert (tmp_path / "report.png").stat().st_size > 1000
 
 
+def test_openimages_counts_with_its_own_metric(tmp_path):
+    """ScaleDet's mean over LVIS, COCO, Objects365 and OpenImages; report.json has no NaN, which is no json."""
+    results = {
+        "coco": {"bbox": {"AP": 40.0, "AP-cat": 30.0, "AP-dog": 50.0, "APs": float("nan")}},
+        "oid": {"bbox": {"AP50": 55.0, "AP50_expand": 60.0, "AP50-T-shirt": 60.0}},
+    }
+    assert write_report(results, tmp_path) == {"mAP_D": 50.0, "mAP_C": pytest.approx(140 / 3)}
+    text = (tmp_path / "report.json").read_text()
+    assert json.loads(text)["results"]["coco"]["bbox"]["APs"] is None and "NaN" not in text
+
+
 def test_unseen():
     assert unseen_classes(["Jet ski", "jellyfish", "puffin"], ["jet_ski", "Jellyfish"]) == ["puffin"]
