@@ -34,7 +34,8 @@ def run_distributed(
     rank, world_size, local_rank, local_size = place
     cuda = torch.cuda.is_available()
     if cuda:
-        torch.cuda.set_device(local_rank)
+        # with one visible GPU a process (srun --gpus-per-task=1) it is number 0 for all of them
+        torch.cuda.set_device(local_rank % torch.cuda.device_count())
     dist.init_process_group("nccl" if cuda else "gloo", rank=rank, world_size=world_size)
     try:
         _make_local_group(world_size, local_size)
@@ -75,10 +76,10 @@ def wrap_model(model: nn.Module, find_unused_parameters: bool = False) -> nn.Mod
     """``model`` itself in a single process, else its DistributedDataParallel."""
     if comm.get_world_size() == 1:
         return model
-    on_cuda = next(model.parameters()).is_cuda
+    device = next(model.parameters()).device
     return DistributedDataParallel(
         model,
-        device_ids=[comm.get_local_rank()] if on_cuda else None,
+        device_ids=[device.index] if device.type == "cuda" else None,
         broadcast_buffers=False,
         find_unused_parameters=find_unused_parameters,
     )
@@ -96,7 +97,7 @@ def resolve_device(device: str) -> torch.device:
         if not torch.cuda.is_available():
             raise RuntimeError("train.device=cuda, but torch sees no CUDA device; run python tools/doctor.py")
         if device == "cuda":
-            return torch.device("cuda", comm.get_local_rank() if comm.get_world_size() > 1 else 0)
+            return torch.device("cuda", torch.cuda.current_device())
     return torch.device(device)
 
 
