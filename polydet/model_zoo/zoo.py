@@ -46,7 +46,8 @@ def config_path(name: str | Path) -> Path:
     zoo = config_root() / f"{str(name).removesuffix('.py')}.py"
     if zoo.is_file():
         return zoo
-    near = difflib.get_close_matches(str(name), list_configs(), n=3, cutoff=0.4)
+    near = [file.parent.as_posix() for file in sorted(path.glob("*/config.yaml"))]  # a run of several stages
+    near = near or difflib.get_close_matches(str(name), list_configs(), n=3, cutoff=0.4)
     raise ConfigError(f"no config, file or run is named {str(name)!r}; near: {', '.join(near) or 'none'}")
 
 
@@ -74,7 +75,7 @@ def get(
     Raises:
         polydet.engine.CheckpointError: weights that cannot be read or do not fit.
     """
-    cfg = get_config(name, overrides)
+    cfg = _of_one_model(get_config(name, overrides))
     file = _weights_of(name, weights)
     model = _build(cfg, bool(file), vocabulary)
     if file:
@@ -97,7 +98,7 @@ def get_cfg(
         ConfigError: an unknown name.
     """
     path = config_path(name)
-    lazy = load_config(path, overrides)
+    lazy = _of_one_model(load_config(path, overrides))
     cfg = detectron2_cfg()
     cfg.MODEL.META_ARCHITECTURE = PolydetLazyModel.__name__
     cfg.MODEL.WEIGHTS = _weights_of(name, weights)
@@ -118,6 +119,18 @@ def PolydetLazyModel(cfg: CfgNode) -> nn.Module:  # Detectron2 builds a model by
     """The model of ``cfg.POLYDET.CONFIG_FILE``; what ``detectron2.modeling.build_model`` calls."""
     lazy = load_config(cfg.POLYDET.CONFIG_FILE, cfg.POLYDET.OVERRIDES)
     return _build(lazy, bool(cfg.MODEL.WEIGHTS), cfg.POLYDET.VOCABULARY or None).to(cfg.MODEL.DEVICE)
+
+
+def _of_one_model(cfg: DictConfig) -> DictConfig:
+    if "model" not in cfg:
+        folders = [
+            f"{cfg.train.output_dir}/{name}" for name, stage in cfg.get("stages", {}).items() if "model" in stage
+        ]
+        raise ConfigError(
+            f"{cfg.source.file} has no model of its own"
+            + (f" but stages: name the folder of one that was run, {' or '.join(folders)}" if folders else "")
+        )
+    return cfg
 
 
 def _build(cfg: DictConfig, weights_follow: bool, vocabulary: Sequence[str] | None) -> nn.Module:

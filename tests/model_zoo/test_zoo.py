@@ -36,3 +36,13 @@ def test_the_config_that_a_run_saves_needs_no_published_weights_before_its_own(n
     skip_published_weights(cfg.model)
     assert cfg.model.backbone.bottom_up.weights is None
     assert cfg.model.get("text_tower", {"pretrained": None})["pretrained"] is None
+
+
+def test_a_config_of_stages_says_which_folder_to_name(tmp_path):
+    for build in (model_zoo.get, model_zoo.get_cfg):
+        with pytest.raises(ConfigError, match="aligndet/pretrain or ./output/quickstart_aligndet/finetune"):
+            build("quickstart/aligndet")
+    (tmp_path / "finetune").mkdir()
+    (tmp_path / "finetune" / "config.yaml").write_text("")
+    with pytest.raises(ConfigError, match="near: .*/finetune"):
+        model_zoo.get_cfg(tmp_path)
