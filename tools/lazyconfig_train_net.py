@@ -18,6 +18,7 @@ from polydet.engine import CheckpointError, ConfigError, load_config, run, run_d
 from polydet.engine.evaluate import ClassMismatch
 from polydet.engine.run import prefer_own_weights
 from polydet.engine.sentinels import SilentFailure
+from polydet.text import VocabularyMismatch
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -56,5 +57,13 @@ if __name__ == "__main__":
             arguments.machine_rank,
             arguments.dist_url,
         )
-    except (ConfigError, CheckpointError, ClassMismatch, DatasetError, SilentFailure, OSError) as error:
+    except (
+        ConfigError,
+        CheckpointError,
+        VocabularyMismatch,
+        ClassMismatch,
+        DatasetError,
+        SilentFailure,
+        OSError,
+    ) as error:
         sys.exit(f"{type(error).__name__}: {error}")
