@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import os
+from array import array
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -48,11 +49,11 @@ def read_openimages(card: DatasetCard, path: Path, image_root: Path) -> tuple[An
         raise DatasetError(f"card {card.name!r} (OpenImages) must declare classes and category_ids")
     mapping = {mid: k for k, mid in enumerate(card.category_ids)}
     number_of: dict[str, int] = {}
-    box_image, labels, boxes, group = [], [], [], []
+    box_image, labels, boxes, group = array("q"), array("q"), array("d"), array("q")  # lists: several GiB more
     for line, (image, mid, *values) in _rows(path, _BOX):
         box_image.append(number_of.setdefault(image, len(number_of)))
         labels.append(_class(mapping, mid, path, line))
-        boxes.append(_numbers(values[:4], path, line))
+        boxes.extend(_numbers(values[:4], path, line))
         group.append(values[4] == "1")
     verified: list[tuple[int, int, bool]] = []
     for line, (image, mid, confidence) in _rows(card.file("labels"), _LABEL):
@@ -82,7 +83,7 @@ def _table(
     image_root: Path,
     names: Sequence[str],
     sizes: tuple[np.ndarray, np.ndarray],
-    rows: tuple[list, list, list, list],
+    rows: tuple[array, array, array, array],
     verified: Sequence[tuple[int, int, bool]],
 ) -> AnnotationTable:
     heights, widths = sizes
