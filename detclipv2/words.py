@@ -35,7 +35,7 @@ class BatchWords:
     def select(self, names: Sequence[str]) -> Tensor:
         """Rows of names, `[len(names), D]`."""
         index = self.index
-        return self.rows[torch.tensor([index[name] for name in names], device=self.rows.device)]
+        return self.rows[torch.tensor([index[name] for name in names], dtype=torch.int64, device=self.rows.device)]
 
     def members(self) -> Tensor:
         """Rows that each text consists of, int64 `[T, M]`, filled with -1."""

@@ -227,6 +227,8 @@ def test_images_without_boxes_train():
     model = make_model().train()
     losses = model([boxed(["cat", "dog"], [], [])])
     assert losses["loss_align"] > 0 and losses["loss_box"] == 0 and losses["loss_quality"] == 0
+    losses = model([boxed([], [], [])])
+    assert all(value == 0 and value.requires_grad for value in losses.values())
 
 
 def test_cap_of_gathered_concepts_keeps_own_ones():
