@@ -10,14 +10,9 @@ from torch import Tensor, nn
 
 from polydet.data import class_image_counts
 from polydet.layers import mean_over_processes
+from polydet.layers.federated import sample_federated_labels
 from polydet.text import LabelSpace
-from scaledet.losses import (
-    SoftLabelTargets,
-    duplicate_labels,
-    hard_label_loss,
-    sample_federated_labels,
-    soft_label_loss,
-)
+from scaledet.losses import SoftLabelTargets, duplicate_labels, hard_label_loss, soft_label_loss
 
 
 def count_normaliser(counts: Sequence[int], device: torch.device) -> Tensor:

@@ -152,25 +152,3 @@ def duplicate_labels(text: Tensor, threshold: float = 0.9999) -> Tensor:
     others = torch.full((len(text), int(counts.max()) if len(text) else 0), -1, dtype=torch.long, device=text.device)
     others[row, torch.arange(len(row), device=text.device) - first[row]] = column
     return others
-
-
-def sample_federated_labels(present: Tensor, weights: Tensor, count: int) -> Tensor:
-    """Columns of Detic's federated loss: labels that occur, filled up with labels drawn by weight.
-
-    Args:
-        present: int64 ``[R]`` labels of the sampled regions in ``[0, n]``; background counts as one of ``count``.
-        weights: ``[n]`` sampling weights, image count ** 0.5 in Detic.
-        count: how many to reach (50 in Detic); more are kept when more occur.
-
-    Returns:
-        int64 sorted labels, without background.
-    """
-    n = len(weights)
-    unique = present.unique()
-    occurring = unique[unique < n]
-    weights = weights.clone()
-    weights[occurring] = 0
-    missing = min(count - len(unique), int((weights > 0).sum()))
-    if missing > 0:
-        occurring = torch.cat([occurring, torch.multinomial(weights, missing, replacement=False)])
-    return occurring.sort().values

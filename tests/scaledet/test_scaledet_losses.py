@@ -6,15 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scaledet_parts import make_embeddings
 
+from polydet.layers.federated import sample_federated_labels
 from polydet.text import LabelSpace, label_similarity
 from scaledet.label_loss import LabelLoss
-from scaledet.losses import (
-    SoftLabelTargets,
-    duplicate_labels,
-    hard_label_loss,
-    sample_federated_labels,
-    soft_label_loss,
-)
+from scaledet.losses import SoftLabelTargets, duplicate_labels, hard_label_loss, soft_label_loss
 
 
 def regions(rows, n, dim, background=0.5, seed=1):
