@@ -104,7 +104,7 @@ class LabelLoss(nn.Module):
 
         Args:
             inputs: model inputs; ``dataset_name`` is read for ``own_dataset``, ``pos_category_ids`` and
-                ``neg_category_ids`` for ``verified``.
+                ``neg_category_ids`` for ``verified``.  Labels of an image's own ``instances`` always count.
 
         Raises:
             KeyError: ``own_dataset`` and an image whose dataset is not in the label space.
@@ -122,7 +122,10 @@ class LabelLoss(nn.Module):
                         f"image {item.get('image_id')!r} ({item.get('file_name')}) is of dataset {name!r}, which is "
                         f"not in the label space of {list(self._columns)}: hl_scope='own_dataset' needs it"
                     )
-                labels.append(self._columns[name])
+                own = self._columns[name]
+                present = item["instances"].gt_classes.cpu()
+                pasted = present[~torch.isin(present, own)]  # objects copied from another dataset's image
+                labels.append(torch.cat([own, pasted.unique()]) if len(pasted) else own)
             else:
                 labels.append(None)
         return labels

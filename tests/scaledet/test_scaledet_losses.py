@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import scaledet_literal as literal
 import torch
@@ -165,6 +167,10 @@ def test_duplicate_labels_lists_every_copy():
     assert found == [[], [4, 5], [], [], [1, 5], [1, 4]]
 
 
+def image(dataset, *present):
+    return {"dataset_name": dataset, "instances": SimpleNamespace(gt_classes=torch.tensor(present, dtype=torch.long))}
+
+
 def test_own_dataset_scope_counts_only_the_labels_of_the_images_dataset(embeddings):
     n, split = len(embeddings), 15
     loss = label_loss(embeddings, owner_split=split, hl_scope="own_dataset")
@@ -174,12 +180,31 @@ def test_own_dataset_scope_counts_only_the_labels_of_the_images_dataset(embeddin
     counted = torch.zeros(20, n, dtype=torch.float64)
     counted[:8, :split] = 1
     counted[8:, split:] = 1
-    columns = loss.image_labels([{"dataset_name": name} for name in ("a", "b", "b")])
+    columns = loss.image_labels([image("a", 1), image("b", 20), image("b")])
     both(
         features,
         embeddings,
         labels,
         lambda v: loss(v, labels, None, [8, 5, 7], columns)["loss_hard"],
+        lambda c: literal.hard(c, labels, counted=counted),
+    )
+
+
+def test_own_dataset_scope_counts_the_label_of_an_object_pasted_from_another_dataset(embeddings):
+    n, split = len(embeddings), 15
+    loss = label_loss(embeddings, owner_split=split, hl_scope="own_dataset")
+    features, labels = regions(4, n, embeddings.shape[1])
+    labels[:] = torch.tensor([3, 20, n, 30])
+    counted = torch.zeros(4, n, dtype=torch.float64)
+    counted[:, :split] = 1
+    counted[:3, 20] = 1
+    counted[3, split:], counted[3, :split] = 1, 0
+    columns = loss.image_labels([image("a", 3, 20, 20), image("b", 30)])
+    both(
+        features,
+        embeddings,
+        labels,
+        lambda v: loss(v, labels, None, [3, 1], columns)["loss_hard"],
         lambda c: literal.hard(c, labels, counted=counted),
     )
 
