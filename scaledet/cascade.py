@@ -171,6 +171,12 @@ class TextCascadeROIHeads(CascadeROIHeads):
         )
         return results
 
+    def _create_proposals_from_boxes(self, boxes: Sequence[Tensor], image_sizes: Any) -> list[Instances]:
+        """Detectron2's, which dies of a box that is not finite: here such boxes become empty, training leaves them out
+        as all empty ones, and the trainer sees the loss that is not finite with them, names it and saves the step."""
+        finite = [torch.where(torch.isfinite(b).all(1, keepdim=True), b, 0.0) for b in boxes]
+        return super()._create_proposals_from_boxes(finite, image_sizes)
+
     def _probabilities(self, visual: Tensor, stage: int) -> Tensor:
         logits = visual @ self.vocabulary.T / self.label_loss.tau
         bias = self.box_predictor[stage].cls_score.bias

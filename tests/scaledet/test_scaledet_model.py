@@ -87,6 +87,19 @@ def test_bfloat16_autocast_keeps_losses_in_float32():
     assert output["instances"].scores.dtype == torch.float32
 
 
+@pytest.mark.parametrize("where", ["backbone.fpn_output3.weight", "roi_heads.box_predictor.0.bbox_pred.2.bias"])
+def test_what_is_not_finite_shows_in_the_losses_and_not_as_a_crash(where):
+    model = build_model(test_score_thresh=0.0)
+    with torch.no_grad():
+        dict(model.named_parameters())[where].view(-1)[0] = torch.nan
+    losses = train_step(model, [make_input(), make_input(seed=1)])
+    assert not torch.isfinite(sum(losses.values()))  # the trainer stops at this and saves the step
+    model.eval()
+    with torch.no_grad():
+        (output,) = model([make_input()])
+    assert torch.isfinite(output["instances"].pred_boxes.tensor).all()
+
+
 def test_inference_is_in_the_original_images_pixels():
     model = build_model(test_score_thresh=0.0)
     model.eval()
