@@ -100,6 +100,14 @@ def test_what_is_not_finite_shows_in_the_losses_and_not_as_a_crash(where):
     assert torch.isfinite(output["instances"].pred_boxes.tensor).all()
 
 
+def test_accuracy_of_equal_names_counts_either():
+    model = build_model()
+    heads, text = model.roi_heads, model.train_vocabulary.embeddings  # "dog" is label 1 of the zoo and 3 of the farm
+    with EventStorage() as storage:
+        heads._log_accuracy(0, text[[1, 1, 2, 0]], torch.tensor([1, 3, 0, 7]))
+        assert storage.latest()["stage0/fg_cls_accuracy"][0] == pytest.approx(2 / 3)
+
+
 def test_inference_is_in_the_original_images_pixels():
     model = build_model(test_score_thresh=0.0)
     model.eval()
