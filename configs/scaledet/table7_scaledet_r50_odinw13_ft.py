@@ -4,11 +4,13 @@ from detectron2.config import LazyCall as L
 
 from polydet.engine.plateau import PlateauSchedule
 
+from ..common.data import resize_800
 from ..common.schedules import constant as lr_multiplier
 from .table1_scaledet_r50_l_c_o365_oid import dataloader, model, optimizer, train
 
 odinw = dict(set="AerialMaritimeDrone")  # a part of the card's name; see polydet.data.builtin.odinw
 dataloader.train.update(datasets=["odinw_${odinw.set}_train"], total_batch_size=16)
+dataloader.test.mapper.augmentations = resize_800
 dataloader.test_datasets = ["odinw_${odinw.set}_val", "odinw_${odinw.set}_test"]
 model.on_vocabulary_mismatch = "transfer"  # the labels of the set only
 model.backbone.bottom_up.weights = None

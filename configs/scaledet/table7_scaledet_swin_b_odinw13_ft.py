@@ -1,6 +1,5 @@
 """Table 7 and supplement Table D, ScaleDet-B fine-tuned: one run a set, e.g. odinw.set=Aquarium."""
 
-from ..common.data import resize_800
 from .table2_scaledet_swin_b_openclip import model
 from .table7_scaledet_r50_odinw13_ft import dataloader, lr_multiplier, odinw, optimizer, train
 
@@ -8,6 +7,5 @@ model.on_vocabulary_mismatch = "transfer"
 model.backbone.bottom_up.weights = None
 model.roi_heads.label_loss.soft_weight = 0.0
 dataloader.train.mapper.augmentations.size = 896
-dataloader.test.mapper.augmentations = resize_800
 train.output_dir = "./output/scaledet/swin_b_odinw13_ft/${odinw.set}"
 train.init_checkpoint = "./output/scaledet/swin_b_openclip/model_final.pth"

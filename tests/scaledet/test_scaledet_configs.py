@@ -63,6 +63,8 @@ def test_row_has_the_tables_numbers(name):
     assert cfg.optimizer.lr == lr and cfg.optimizer.weight_decay == 1e-4
     assert cfg.model.roi_heads.label_loss.soft_weight == soft_weight
     assert cfg.dataloader.train.mapper.augmentations.get("size") == size
+    test = cfg.dataloader.test.mapper.augmentations  # 640 in Table 1 and where its numbers stand again (section 4.2)
+    assert (test.short, test.max_size) == ((640, 640) if name.startswith(("table1", "table8")) else (800, 1333))
     swin, openclip = "swin" in name, "openclip" in name or "swin" in name and "odinw" in name
     assert ("swin" in cfg.model.backbone.bottom_up.name) == swin
     assert cfg.model.text_encoder.pretrained == ("laion2b_s32b_b79k" if openclip else "openai")
