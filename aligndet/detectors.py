@@ -4,12 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from detectron2.layers import ShapeSpec
+from detectron2.modeling.meta_arch import fcos
 from detectron2.modeling.meta_arch.fcos import FCOSHead
+from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from polydet.data import label_space_of
+
+
+class FCOS(fcos.FCOS):
+    """Detectron2's FCOS, which in 0.6 fails on an image without objects; here such an image is background."""
+
+    def label_anchors(self, anchors: list[Boxes], gt_instances: list[Instances]) -> Any:
+        """As Detectron2's. An image without objects gets one without area, which no point lies in."""
+        return super().label_anchors(anchors, [x if len(x) else _with_a_point(x) for x in gt_instances])
+
+
+def _with_a_point(instances: Instances) -> Instances:
+    device = instances.gt_boxes.device
+    point = Instances(instances.image_size)
+    point.gt_boxes = Boxes(torch.full((1, 4), -1.0, device=device))
+    point.gt_classes = torch.zeros(1, dtype=torch.int64, device=device)
+    return point
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

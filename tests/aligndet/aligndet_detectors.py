@@ -12,7 +12,6 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
-from detectron2.modeling.meta_arch.fcos import FCOS
 from detectron2.modeling.meta_arch.retinanet import RetinaNet, RetinaNetHead
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
@@ -26,7 +25,7 @@ from detectron2.modeling.roi_heads.cascade_rcnn import CascadeROIHeads
 from detectron2.structures import Boxes, Instances
 
 from aligndet.adapters import CascadeAdapter, DETRAdapter, FCOSAdapter, RCNNAdapter, RetinaNetAdapter
-from aligndet.detectors import fcos_head
+from aligndet.detectors import FCOS, fcos_head
 from aligndet.htc import CompositeRCNN, HTCMaskHead, HTCROIHeads
 from polydet.backbones import ChannelMapper, TimmBackbone, fpn_p3_p7
 from polydet.backbones.cbnet import CBNet, CBNetFPN

@@ -123,6 +123,31 @@ def test_losses_are_the_detectors_own():
         torch.testing.assert_close(loss, plain[name])
 
 
+def test_fcos_trains_on_an_image_without_objects():
+    """Which is background: the other image's losses stay, the classification gains what an empty image costs."""
+    torch.manual_seed(0)
+    detector = fcos(classes=3).eval()  # batch statistics would mix the images
+    batch = views()
+    for view in batch:
+        view["instances"].gt_classes = torch.zeros(6, dtype=torch.int64)
+    full, empty = batch[0], {"image": torch.zeros_like(batch[0]["image"]), "instances": batch[0]["instances"][:0]}
+    detector.training = True
+    losses = []
+    for images in ([full], [full, empty], [empty]):
+        detector._buffers.pop("loss_normalizer", None)
+        detector.__dict__.pop("loss_normalizer", None)
+        with EventStorage(0):
+            losses.append(detector(images))
+    alone, together, nothing = losses
+    positives = nothing["loss_fcos_cls"] / (together["loss_fcos_cls"] - alone["loss_fcos_cls"])
+    assert positives > 1  # an empty image divides by 1
+    for name in ("loss_fcos_loc", "loss_fcos_ctr"):
+        torch.testing.assert_close(together[name], alone[name])
+        assert nothing[name] == 0
+    sum(nothing.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in detector.parameters() if p.grad is not None)
+
+
 def test_mask_head_takes_no_part():
     assert "roi_heads.mask_head" in build("faster_rcnn").unused
     assert faster_rcnn(3).roi_heads.num_classes == 3

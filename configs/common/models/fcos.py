@@ -1,9 +1,8 @@
 """FCOS, R50-FPN P3 to P7, group norm in the towers, no centre sampling (AlignDet's baseline)."""
 
 from detectron2.config import LazyCall as L
-from detectron2.modeling.meta_arch.fcos import FCOS
 
-from aligndet.detectors import fcos_head, num_classes_of
+from aligndet.detectors import FCOS, fcos_head, num_classes_of
 from polydet.backbones import TimmBackbone, fpn_p3_p7
 
 model = L(FCOS)(
