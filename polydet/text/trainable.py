@@ -133,10 +133,12 @@ class OpenClipTextTower(TextTower):
         """Token ids ``[n, context_length]``, on the CPU."""
         if len(self._tokens) > _CACHED_TEXTS:
             self._tokens.clear()
-        for text in texts:
-            if text not in self._tokens:
-                self._count(text)
-                self._tokens[text] = self.tokenizer([text])[0]
+        new = [text for text in dict.fromkeys(texts) if text not in self._tokens]
+        if new:
+            ids = self.tokenizer(new)
+            for index in (ids.argmax(dim=1) == self.context_length - 1).nonzero().flatten().tolist():
+                self._count(new[index])  # the end token has the largest id: only texts that reach the end can be cut
+            self._tokens.update(zip(new, ids.unbind()))
         return torch.stack([self._tokens[text] for text in texts])
 
     def _count(self, text: str) -> None:
