@@ -36,11 +36,12 @@ class OpenClipEncoder:
     Args:
         model_name: architecture known to ``open_clip.list_models()``.
         pretrained: weights tag of open_clip, or the path of a checkpoint file.
-        device: where the tower runs; embeddings always come back on the CPU.
+        device: where the tower runs while it encodes, "auto" for a GPU where there is one; in between it rests on the
+            CPU, and embeddings always come back there.
         batch_size: texts per forward pass.
     """
 
-    def __init__(self, model_name: str, pretrained: str, device: str = "cpu", batch_size: int = 256) -> None:
+    def __init__(self, model_name: str, pretrained: str, device: str = "auto", batch_size: int = 256) -> None:
         self.model_name, self.pretrained = model_name, pretrained
         self.device, self.batch_size = device, batch_size
         self._model: torch.nn.Module | None = None
@@ -65,7 +66,7 @@ class OpenClipEncoder:
         if self._model is None:
             import open_clip
 
-            model = load_open_clip(self.model_name, self.pretrained, self.device)
+            model = load_open_clip(self.model_name, self.pretrained)
             model.visual = torch.nn.Identity()  # the image tower is never used here
             self._model = model.eval().requires_grad_(False)
             self._tokenizer = open_clip.get_tokenizer(self.model_name)
@@ -78,11 +79,14 @@ class OpenClipEncoder:
         Raises:
             RuntimeError: the weights cannot be found; the message says how to get them.
         """
-        model = self._load()
+        fallback = "cuda" if torch.cuda.is_available() else "cpu"
+        device = fallback if self.device == "auto" else self.device
+        model = self._load().to(device)
         rows = [torch.zeros(0, self.dim, device="cpu")]
         for start in range(0, len(texts), self.batch_size):
-            tokens = self._tokenizer(list(texts[start : start + self.batch_size])).to(self.device)
+            tokens = self._tokenizer(list(texts[start : start + self.batch_size])).to(device)
             rows.append(model.encode_text(tokens).float().cpu())  # type: ignore[operator]
+        model.to("cpu")
         return F.normalize(torch.cat(rows), dim=-1)
 
 

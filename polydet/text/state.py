@@ -54,7 +54,8 @@ class VocabularyState:
         elif self.text_encoder is None:
             raise ValueError("the model has no text_encoder: give set_vocabulary() a Vocabulary or build it with one")
         else:
-            vocabulary = Vocabulary.build(names_or_vocabulary, self.text_encoder, self.train_vocabulary.templates)
+            own = self.train_vocabulary
+            vocabulary = Vocabulary.build(names_or_vocabulary, self.text_encoder, own.templates, known=own)
         if vocabulary.encoder_id != self.train_vocabulary.encoder_id:
             raise ValueError(
                 f"the vocabulary comes from {vocabulary.encoder_id}, the model was built for "

@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from polydet.text.cache import default_cache_dir, load_embeddings, save_embeddings
+from polydet.text.cache import default_cache_dir, embeddings_of
 from polydet.text.encoders import TextEncoder
 from polydet.text.templates import clean_name, resolve_templates
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +52,7 @@ class Vocabulary:
         templates: str | Sequence[str] = "a",
         cache_dir: str | Path | None = None,
         unique: bool = True,
+        known: "Vocabulary | None" = None,
     ) -> "Vocabulary":
         """Encode ``names``: each template's embedding is normalised, averaged and normalised again (CLIP's ensemble).
 
@@ -64,6 +62,7 @@ class Vocabulary:
             templates: a key of ``TEMPLATES``, a template, or several.
             cache_dir: where embeddings are kept by fingerprint; default ``default_cache_dir()``.
             unique: refuse repeated names; False for the joint labels of several datasets, which may share names.
+            known: a vocabulary of the same encoder and templates, whose names are not encoded again.
 
         Raises:
             ValueError: no names, an empty name, or a name given twice.
@@ -72,13 +71,12 @@ class Vocabulary:
         _check_names(names, unique)
         fingerprint = vocabulary_fingerprint(encoder.id, templates, names)
         directory = Path(cache_dir) if cache_dir is not None else default_cache_dir()
-        embeddings = load_embeddings(directory, fingerprint, (len(names), encoder.dim))
-        if embeddings is None:
-            embeddings = _encode(names, encoder, templates)
-            try:
-                save_embeddings(directory, fingerprint, embeddings)
-            except OSError as error:
-                logger.warning("text embeddings are not cached in %s: %s", directory, error)
+        rows: dict[str, Tensor] = {}
+        if known is not None and (known.encoder_id, known.templates) == (encoder.id, templates):
+            rows = dict(zip(map(clean_name, known.names), known.embeddings.cpu()))
+        embeddings = embeddings_of(
+            directory, fingerprint, (len(names), encoder.dim), lambda: _encode(names, encoder, templates, rows)
+        )
         return cls(names, templates, encoder.id, embeddings)
 
     def select(self, indices: Sequence[int]) -> "Vocabulary":
@@ -105,13 +103,18 @@ def _check_names(names: tuple[str, ...], unique: bool) -> None:
         seen[name] = index
 
 
-def _encode(names: tuple[str, ...], encoder: TextEncoder, templates: tuple[str, ...]) -> Tensor:
-    words = list(dict.fromkeys(clean_name(name) for name in names))
-    total = torch.zeros(len(words), encoder.dim, device="cpu")  # whatever the default device
-    for template in templates:
-        total += encoder.encode([template.format(word) for word in words])
-    row = {word: i for i, word in enumerate(words)}
-    embeddings = F.normalize(total, dim=-1)[[row[clean_name(name)] for name in names]]
+def _encode(
+    names: tuple[str, ...], encoder: TextEncoder, templates: tuple[str, ...], known: Mapping[str, Tensor]
+) -> Tensor:
+    """Unit rows ``[n, D]``; `known` are those of clean names that need no encoding."""
+    rows = dict(known)
+    words = [word for word in dict.fromkeys(map(clean_name, names)) if word not in rows]
+    if words:
+        total = torch.zeros(len(words), encoder.dim, device="cpu")  # whatever the default device
+        for template in templates:
+            total += encoder.encode([template.format(word) for word in words])
+        rows.update(zip(words, F.normalize(total, dim=-1)))
+    embeddings = torch.stack([rows[clean_name(name)] for name in names])
     if not bool(torch.isfinite(embeddings).all()):
         raise ValueError(f"encoder {encoder.id} gave non-finite embeddings")
     return embeddings

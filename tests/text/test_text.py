@@ -1,6 +1,8 @@
 """Vocabularies, label spaces and the similarity of ScaleDet eq. 3."""
 
 import hashlib
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import open_clip
@@ -57,6 +59,33 @@ def test_cache_is_keyed_by_everything_that_changes_the_embeddings(tmp_path):
         Vocabulary.build(["cat", "dog"], encoder, "photo", cache_dir=tmp_path).fingerprint,
     }
     assert len(fingerprints) == 3 and len(list(tmp_path.glob("*.safetensors"))) == 3
+
+
+def test_processes_encode_once_and_the_others_wait(tmp_path):
+    class Slow(CountingEncoder):
+        def encode(self, texts):
+            time.sleep(0.2)
+            return super().encode(texts)
+
+    encoders = [Slow() for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:  # a lock of a file holds between its handles, whosever they are
+        built = list(pool.map(lambda e: Vocabulary.build(["cat", "dog"], e, cache_dir=tmp_path), encoders))
+    assert sum(bool(encoder.texts) for encoder in encoders) == 1
+    assert all(torch.equal(vocabulary.embeddings, built[0].embeddings) for vocabulary in built)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
+
+
+def test_known_names_are_not_encoded_again(tmp_path):
+    encoder = CountingEncoder()
+    known = Vocabulary.build(["traffic_light", "cat", "dog"], encoder, "a", cache_dir=tmp_path)
+    asked = len(encoder.texts)
+    vocabulary = Vocabulary.build(["zebra", "traffic light", "dog"], encoder, "a", tmp_path, known=known)
+    assert encoder.texts[asked:] == ["a zebra"]
+    anew = Vocabulary.build(["zebra", "traffic light", "dog"], encoder, "a", tmp_path / "other")
+    torch.testing.assert_close(vocabulary.embeddings, anew.embeddings)
+    asked = len(encoder.texts)
+    Vocabulary.build(["cat"], encoder, "photo", cache_dir=tmp_path, known=known)
+    assert len(encoder.texts) == asked + 1, "other templates, other embeddings"
 
 
 def test_a_damaged_cache_file_is_encoded_again(tmp_path):
