@@ -55,14 +55,12 @@ class LanguageDenoising(Denoising):
     def flip(self, labels: Tensor, targets: Sequence[Targets], image: Tensor) -> Tensor:
         """Random categories of each image's own dataset."""
         assert self._language is not None
-        flipped = torch.randint_like(labels, len(self._language))
-        for i, target in enumerate(targets):
-            own = getattr(target, "own", None)
-            if own is not None:
-                choice = own.nonzero()[:, 0]
-                mine = torch.where(image == i)[0]
-                flipped[mine] = choice[torch.randint(len(choice), mine.shape, device=labels.device)]
-        return flipped
+        own = [getattr(target, "own", None) for target in targets]
+        every = torch.ones(len(self._language), dtype=torch.bool, device=labels.device)
+        if not len(labels) or all(mask is None for mask in own):
+            return torch.randint_like(labels, len(self._language))
+        allowed = torch.stack([every if mask is None else mask for mask in own]).float()
+        return torch.multinomial(allowed[image], 1)[:, 0]  # a list of categories would make the GPU wait for its length
 
     def forward(self, targets: Sequence[Targets], language: Tensor | None = None) -> DenoisingQueries:
         """Noised objects; `language` ``[K, C]`` are the projected embeddings of the training categories."""
