@@ -42,7 +42,8 @@ class LabelLoss(nn.Module):
             ``negative``, as eq. 6 says, though identical logits cannot be told apart, or ``ignore``.
         sl_background: background has no row of S: ``ignore`` it in eq. 7, or pull it to ``zero``.
         federated: ``none``; ``sampled``: Detic's federated loss; ``verified``: an image of a federated dataset counts
-            only its verified positive and negative labels.
+            only the labels that its boxes have and those verified to be absent (a positive one may have groups only,
+            or have been cropped away).
         federated_count: labels per step of ``sampled``.
     """
 
@@ -103,8 +104,8 @@ class LabelLoss(nn.Module):
         """The labels that count for each image of a batch: int64 joint labels, or None for all of them.
 
         Args:
-            inputs: model inputs; ``dataset_name`` is read for ``own_dataset``, ``pos_category_ids`` and
-                ``neg_category_ids`` for ``verified``.  Labels of an image's own ``instances`` always count.
+            inputs: model inputs; ``dataset_name`` is read for ``own_dataset``, ``neg_category_ids``
+                for ``verified``.  Labels of an image's own ``instances`` always count.
 
         Raises:
             KeyError: ``own_dataset`` and an image whose dataset is not in the label space.
@@ -112,9 +113,8 @@ class LabelLoss(nn.Module):
         labels: list[Tensor | None] = []
         for item in inputs:
             if self.federated == "verified" and item.get("neg_category_ids") is not None:
-                verified = [*item.get("pos_category_ids", ()), *item["neg_category_ids"]]
-                listed = torch.as_tensor(verified, dtype=torch.long)
-                labels.append(torch.cat([listed, item["instances"].gt_classes.cpu()]).unique())
+                absent = torch.as_tensor(item["neg_category_ids"], dtype=torch.long)
+                labels.append(torch.cat([absent, item["instances"].gt_classes.cpu()]).unique())
             elif self.hl_scope == "own_dataset":
                 name = item.get("dataset_name")
                 if name not in self._columns:

@@ -225,7 +225,8 @@ def test_verified_labels_of_a_federated_image(embeddings):
         gt_classes = torch.tensor([3, 5])
 
     inputs = [
-        {"pos_category_ids": [3], "neg_category_ids": [7, 9], "instances": Truth},
+        # label 4 is verified, but no box of it is left: neither present nor absent
+        {"pos_category_ids": [3, 4], "neg_category_ids": [7, 9], "instances": Truth},
         {"instances": Truth},
     ]
     counted = torch.ones(12, n, dtype=torch.float64)
