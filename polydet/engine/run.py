@@ -70,9 +70,11 @@ def run(cfg: DictConfig, resume: bool = False, eval_only: bool = False) -> Resul
     else:
         results = _train(cfg, output_dir, resume)
     if comm.is_main_process():
-        _write_summary(cfg, output_dir, time.time() - started)
+        done = output_dir / "DONE"
+        name = "run_eval.json" if eval_only and done.is_file() else "run.json"  # training keeps its own
+        _write_summary(cfg, output_dir / name, time.time() - started)
         if not eval_only:
-            (output_dir / "DONE").touch()
+            done.touch()
     return results
 
 
@@ -339,8 +341,8 @@ def _periodic_checkpointer(checkpointer: Checkpointer, train: DictConfig, start_
     return hook
 
 
-def _write_summary(cfg: DictConfig, output_dir: Path, seconds: float) -> None:
-    """``run.json``: what was run, versions, device, time and peak memory."""
+def _write_summary(cfg: DictConfig, file: Path, seconds: float) -> None:
+    """What was run, versions, device, time and peak memory."""
     cuda = torch.cuda.is_available()
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     scale = 1 if sys.platform == "darwin" else 1024
@@ -358,5 +360,5 @@ def _write_summary(cfg: DictConfig, output_dir: Path, seconds: float) -> None:
         "torch": torch.__version__,
         "detectron2": detectron2.__version__,
     }
-    write_whole(output_dir / "run.json", lambda path: Path(path).write_text(json.dumps(summary, indent=2)))
+    write_whole(file, lambda path: Path(path).write_text(json.dumps(summary, indent=2)))
     logger.info("run: %s", summary)

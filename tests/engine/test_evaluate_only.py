@@ -59,6 +59,7 @@ def test_the_runs_own_weights_unless_others_are_named(small, card, taken, tool, 
     cfg.dataloader.test_datasets = [card]
     cfg.train.init.update(key_map=f"{__name__}:renamed", class_names=["triangle"], skip=["backbone"])
     taken.clear()
+    trained = (out / "run.json").read_text()
     save_config(cfg, tmp_path / "mine.yaml")
     arguments = ["--config-file", str(tmp_path / "mine.yaml"), "--eval-only"]
     tool.main(tool.parse_args(arguments))
@@ -68,6 +69,8 @@ def test_the_runs_own_weights_unless_others_are_named(small, card, taken, tool, 
     files = [out / "model_final.pth", out / "model_0000001.pth", start]
     assert [path for path, _ in taken] == [str(path) for path in files]
     assert all(same(found, weights(path)) for (_, found), path in zip(taken, files))
+    assert (out / "run.json").read_text() == trained, "time and memory of the training"
+    assert json.loads((out / "run_eval.json").read_text())["seconds"] > 0
 
 
 def test_a_stage_is_evaluated_with_its_own_weights_and_says_where_it_is_from(small, card, taken, tmp_path):  # noqa: F811
