@@ -176,18 +176,13 @@ class HTCROIHeads(CascadeROIHeads):
         return [self._soften(instances, limit) for instances in found]
 
     def _soften(self, instances: Instances, limit: int) -> Instances:
-        """The best ``limit`` after soft-NMS, class by class: of all classes' boxes together the overlaps do not fit."""
-        boxes, classes = instances.pred_boxes.tensor, instances.pred_classes
-        indices, decayed = [classes.new_zeros(0)], [instances.scores[:0]]
-        for label in classes.unique():
-            rows = (classes == label).nonzero().squeeze(1)
-            kept, scores = linear_soft_nms(boxes[rows], instances.scores[rows], classes[rows], self.soft_nms_iou)
-            indices.append(rows[kept])
-            decayed.append(scores)
-        scores, best = torch.cat(decayed).sort(descending=True, stable=True)
-        softened = instances[torch.cat(indices)[best[:limit]]]
-        softened.scores = scores[:limit]
-        return softened
+        """The best ``limit`` after soft-NMS."""
+        index, scores = linear_soft_nms(
+            instances.pred_boxes.tensor, instances.scores, instances.pred_classes, self.soft_nms_iou
+        )
+        kept = instances[index[:limit]]
+        kept.scores = scores[:limit]
+        return kept
 
 
 @META_ARCH_REGISTRY.register()

@@ -14,7 +14,7 @@ def linear_soft_nms(
 ) -> tuple[Tensor, Tensor]:
     """Lower the score of a box by (1 - IoU) for every better box of its class that overlaps it too much.
 
-    The greedy walk is sequential, so it runs in numpy on the host over one IoU matrix.
+    Each class by itself: the overlaps of all classes' boxes together may not fit into memory.
 
     Args:
         boxes: ``[n, 4]`` xyxy. scores: ``[n]``. classes: ``[n]``.
@@ -24,9 +24,20 @@ def linear_soft_nms(
     Returns:
         indices kept, best first, and their decayed scores; on the inputs' device.
     """
+    indices, decayed = [classes.new_zeros(0, dtype=torch.int64)], [scores[:0]]
+    for label in classes.unique():
+        rows = (classes == label).nonzero().squeeze(1)
+        kept, lowered = _one_class(boxes[rows], scores[rows], iou_threshold, min_score)
+        indices.append(rows[kept])
+        decayed.append(lowered)
+    best, order = torch.cat(decayed).sort(descending=True, stable=True)
+    return torch.cat(indices)[order], best
+
+
+def _one_class(boxes: Tensor, scores: Tensor, iou_threshold: float, min_score: float) -> tuple[Tensor, Tensor]:
+    """The greedy walk is sequential, so it runs in numpy on the host over one IoU matrix."""
     iou = box_iou(boxes.float(), boxes.float())
-    same = classes[:, None] == classes[None, :]
-    decay = torch.where(same & (iou > iou_threshold), 1 - iou, torch.ones_like(iou)).cpu().numpy()
+    decay = torch.where(iou > iou_threshold, 1 - iou, torch.ones_like(iou)).cpu().numpy()
     current = scores.float().cpu().numpy().copy()
     order, kept = [], []
     while current.size:

@@ -1,6 +1,7 @@
 """Layers against literal versions of their formulas."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -167,6 +168,15 @@ def test_soft_nms_is_the_literal_algorithm() -> None:
     assert keep.tolist() == [i for i, _ in expected]
     torch.testing.assert_close(kept_scores, torch.tensor([s for _, s in expected]))
     assert (kept_scores < scores[keep] - 1e-6).any()
+
+
+def test_soft_nms_compares_boxes_of_one_class_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table of all classes' overlaps would not fit at COCO's size."""
+    sizes = []
+    module = sys.modules[linear_soft_nms.__module__]
+    monkeypatch.setattr(module, "box_iou", lambda a, b: sizes.append(len(a)) or torchvision.ops.box_iou(a, b))
+    keep, _ = linear_soft_nms(boxes(70, 3, torch.float32), torch.rand(70) + 0.5, torch.arange(70) % 7)
+    assert sizes == [10] * 7 and sorted(keep.tolist()) == list(range(70)), "decayed, none gone"
 
 
 def test_soft_nms_of_nothing() -> None:
