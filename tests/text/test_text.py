@@ -204,6 +204,15 @@ def test_similarity_equals_a_literal_equation_3():
     assert label_similarity(embeddings[:1]).tolist() == [[1.0]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_labels_of_one_name_are_all_alike(dtype):
+    row = torch.randn(1, 384, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    rows = torch.cat([row * scale for scale in (1.0, 0.3, 7.1, 1 / 3)])  # equal but for rounding
+    assert label_similarity(rows).tolist() == [[1.0] * 4] * 4
+    near = rows + 1e-2 * torch.eye(4, 384, dtype=dtype)
+    assert label_similarity(near).min() == 0  # still told apart
+
+
 def test_a_checkpoint_is_read_once_for_its_id(tmp_path, monkeypatch):
     path = tmp_path / "clip.pt"
     path.write_bytes(b"one")
