@@ -8,7 +8,7 @@ from detectron2.layers import batched_nms, get_norm
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
-from scaledet.centernet_targets import Cells, ImageTargets, centernet_targets
+from scaledet.centernet_targets import Cells, centernet_targets
 from scaledet.label_loss import count_normaliser
 
 
@@ -109,9 +109,6 @@ class CenterNetProposals(nn.Module):
         min_overlap, min_radius: of the Gaussian on the heatmap.
         alpha, gamma, beta, clamp, ignore_above: see ``heatmap_focal_loss``.
         positive_weight, negative_weight, box_weight: loss weights.
-        more_positives: also call the 3x3 cells positive whose box is already good.
-        more_positives_loss, more_positives_topk: a cell's 1 - GIoU must be below the smaller of this loss and the
-            object's ``topk``-th smallest.
         score_thresh: least heatmap probability of a proposal.
         pre_nms_topk, post_nms_topk: proposals per level before and per image after NMS, (training, inference).
         nms_thresh: over all levels together.
@@ -139,9 +136,6 @@ class CenterNetProposals(nn.Module):
         positive_weight: float = 0.5,
         negative_weight: float = 0.5,
         box_weight: float = 1.0,
-        more_positives: bool = False,
-        more_positives_loss: float = 0.2,
-        more_positives_topk: int = 9,
         score_thresh: float = 1e-4,
         pre_nms_topk: tuple[int, int] = (4000, 1000),
         post_nms_topk: tuple[int, int] = (2000, 256),
@@ -159,8 +153,6 @@ class CenterNetProposals(nn.Module):
         self.min_overlap, self.min_radius = min_overlap, min_radius
         self.focal = {"alpha": alpha, "gamma": gamma, "beta": beta, "clamp": clamp, "ignore_above": ignore_above}
         self.positive_weight, self.negative_weight, self.box_weight = positive_weight, negative_weight, box_weight
-        self.more_positives = more_positives
-        self.more_positives_loss, self.more_positives_topk = more_positives_loss, more_positives_topk
         self.score_thresh = score_thresh
         self.pre_nms_topk, self.post_nms_topk, self.nms_thresh = tuple(pre_nms_topk), tuple(post_nms_topk), nms_thresh
 
@@ -193,9 +185,6 @@ class CenterNetProposals(nn.Module):
         """Weighted losses from logits ``[B, M]``, boxes ``[B, M, 4]`` (strides) and each image's gt ``[N, 4]``."""
         sizes = torch.tensor(self.sizes_of_interest, dtype=torch.float32, device=logits.device)
         targets = [centernet_targets(gt, cells, sizes, self.min_overlap, self.min_radius) for gt in gt_boxes]
-        if self.more_positives:
-            for target, predicted, gt in zip(targets, boxes, gt_boxes):
-                target.positives = self._more_positives(target, predicted.detach(), cells, gt)
         m = logits.shape[1]
         positives = torch.cat([t.positives + i * m for i, t in enumerate(targets)])
         heatmap = torch.cat([t.heatmap for t in targets])
@@ -208,23 +197,6 @@ class CenterNetProposals(nn.Module):
             "loss_centernet_neg": self.negative_weight * negative / num_positives,
             "loss_centernet_box": self.box_weight * box_loss / num_boxes,
         }
-
-    @torch.no_grad()
-    def _more_positives(self, target: ImageTargets, predicted: Tensor, cells: Cells, gt: Tensor) -> Tensor:
-        """Positive cells of one image by the loss of their boxes; a centre cell always counts as loss 0."""
-        cell, owner = target.candidates.unbind(1)
-        centre = cells.centres[cell]
-        ltrb = torch.cat([centre - gt[owner, :2], gt[owner, 2:] - centre], 1) / cells.strides[cells.level[cell], None]
-        loss = ltrb_giou_loss(predicted[cell], ltrb)
-        at_centre = cells.centre_cells((gt[:, :2] + gt[:, 2:]) / 2)[owner, cells.level[cell]]
-        loss = loss.masked_fill((at_centre == cells.index[cell]).all(1), 0.0)
-        keep = torch.zeros_like(loss, dtype=torch.bool)
-        for number in owner.unique():
-            mine = owner == number
-            losses = loss[mine].sort().values
-            limit = losses[self.more_positives_topk - 1] if len(losses) >= self.more_positives_topk else torch.inf
-            keep |= mine & (loss < min(float(limit), self.more_positives_loss))
-        return cell[keep]
 
     @torch.no_grad()
     def proposals(

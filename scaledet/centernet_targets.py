@@ -66,14 +66,12 @@ class ImageTargets:
         positives: int64 ``[P]`` cells, one for each object and level of interest (may repeat).
         box_cells: int64 ``[Q]`` cells that regress a box.
         boxes: ``[Q, 4]`` their (left, top, right, bottom) distances in strides.
-        candidates: int64 ``[C, 2]`` (cell, object): the 3x3 cells around a centre on its levels, inside the box.
     """
 
     heatmap: Tensor
     positives: Tensor
     box_cells: Tensor
     boxes: Tensor
-    candidates: Tensor
 
 
 @torch.no_grad()
@@ -95,9 +93,7 @@ def centernet_targets(
     """
     if len(boxes) == 0:
         none = torch.zeros(0, dtype=torch.long, device=boxes.device)
-        return ImageTargets(
-            cells.centres.new_zeros(len(cells.centres)), none, none, boxes.new_zeros(0, 4), none.view(0, 2)
-        )
+        return ImageTargets(cells.centres.new_zeros(len(cells.centres)), none, none, boxes.new_zeros(0, 4))
     size = boxes[:, 2:] - boxes[:, :2]
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     centre_cells = cells.centre_cells(centre)  # [N, L, 2]
@@ -120,4 +116,4 @@ def centernet_targets(
     nearest, owner = distance.masked_fill(~allowed, torch.inf).min(1)
     box_cells = torch.isfinite(nearest).nonzero().squeeze(1)
     distances = ltrb[box_cells, owner[box_cells]] / cells.strides[cells.level[box_cells], None]
-    return ImageTargets(heatmap, flat[of_interest], box_cells, distances, allowed.nonzero())
+    return ImageTargets(heatmap, flat[of_interest], box_cells, distances)

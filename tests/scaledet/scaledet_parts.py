@@ -51,7 +51,7 @@ def build_model(classes=CLASSES, encoder=None, channels=64, fc=32, norm="train",
     loss = {key: kwargs.pop(key) for key in list(kwargs) if key in signature(LabelLoss.__init__).parameters}
     roi_options = signature(TextCascadeROIHeads.__init__).parameters
     roi = {key: kwargs.pop(key) for key in list(kwargs) if key in roi_options}
-    proposals = {key: kwargs.pop(key) for key in ("post_nms_topk", "more_positives") if key in kwargs}
+    proposals = {key: kwargs.pop(key) for key in ("post_nms_topk",) if key in kwargs}
     torch.manual_seed(0)
     return ScaleDet(
         backbone=fpn_p3_p7(TimmBackbone("resnet10t", weights=None, norm=norm), channels),

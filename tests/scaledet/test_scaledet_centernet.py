@@ -160,22 +160,6 @@ def test_empty_ground_truth_keeps_the_graph():
     assert len(proposals) == 2
 
 
-def test_more_positives_follow_the_rule():
-    model = generator(more_positives=True)
-    cells = Cells.build(SHAPES, STRIDES, torch.device("cpu"))
-    boxes = torch.tensor(BOXES["one"], dtype=torch.float32)
-    target = centernet_targets(boxes, cells, torch.tensor(SIZES))
-    assert len(target.candidates) == 9 and len(target.positives) == 1
-    predicted = torch.zeros(len(cells.level), 4)
-    assert set(model._more_positives(target, predicted, cells, boxes).tolist()) == set(target.positives.tolist())
-    good = [c for c in target.candidates[:, 0].tolist() if c != target.positives.item()][:3]
-    row = {c: i for i, c in enumerate(target.box_cells.tolist())}
-    for cell in good:
-        predicted[cell] = target.boxes[row[cell]]
-    expected = set(target.positives.tolist()) | set(good)
-    assert set(model._more_positives(target, predicted, cells, boxes).tolist()) == expected
-
-
 def test_proposals_are_decoded_boxes_with_root_scores():
     model = generator(nms_thresh=0.9)
     model.eval()
