@@ -100,7 +100,8 @@ class CategoryQuerySource(TwoStageQueries):
 
     Tokens are scored against the chosen categories only. `uniform`: each category takes its own best tokens by its
     column, equally many. `adaptive`: the tokens that are best overall, each for its best category, at least one for
-    every category. The content of query q is ``content[q]`` plus the category's (image-aware) embedding.
+    every category. The content of query q is ``content[q]`` plus the category's (image-aware) embedding; the former
+    starts Xavier-uniform as in DINO's code, small enough for the latter to be seen.
     """
 
     class_head: DotProduct  # type: ignore[assignment]
@@ -111,10 +112,11 @@ class CategoryQuerySource(TwoStageQueries):
         dim: int = 256,
         allocation: Literal["uniform", "adaptive"] = "uniform",
         base_size: float = 0.05,
+        content_init: Literal["normal", "xavier"] = "xavier",
     ) -> None:
         if allocation not in ("uniform", "adaptive"):
             raise ValueError(f"allocation must be uniform or adaptive, got {allocation!r}")
-        super().__init__(1, num_queries, dim, base_size=base_size)
+        super().__init__(1, num_queries, dim, base_size=base_size, content_init=content_init)
         self.class_head = DotProduct(dim)
         self.allocation = allocation
 

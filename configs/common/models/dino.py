@@ -16,6 +16,7 @@ model.queries = L(TwoStageQueries)(
     position="anchor",
     rank="max",
     supervise="selected",
+    content_init="xavier",
 )
 model.denoising = L(Denoising)(
     num_classes="${..num_classes}",
