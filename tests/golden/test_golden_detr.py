@@ -1,0 +1,55 @@
+"""Members of the DETR family against their authors' code."""
+
+import functools
+import re
+
+import pytest
+from golden_check import check_detections, check_gradients, check_losses, detect, load_drawn, train_step
+from golden_file import load_golden
+from golden_models import small_row
+from golden_noise import fixed_noise
+
+from polydet.detr.checkpoint_maps import convert
+
+NARROW = {"backbone.bottom_up.model_kwargs": {"base_width": 16}}
+DINO = {
+    **NARROW,
+    "encoder.num_layers": 1,
+    "decoder.num_layers": 2,
+    "queries.num_queries": 320,  # more than an image has tokens outside the padding
+    "postprocess.num": 60,
+    "denoising.num_queries": 50,
+}
+MEMBERS = {"dino": ("metr/table2_dino_r50_12ep", DINO)}
+PENDING = {("dino", "padded"): "inverse_sigmoid clamps at 1e-3 there"}
+
+
+def authors_loss(name: str) -> str:
+    """`loss_ce_dn_0` of the authors is `loss_class_dn_0` here, `_interm` is `_enc`."""
+    return re.sub("interm", "enc", name.replace("loss_ce", "loss_class"))
+
+
+def steps():
+    """Every member and step; those that wait for an option are expected to differ."""
+    cases = [(member, step) for member in MEMBERS for step in ("padded", "empty")]
+    marks = {case: pytest.mark.xfail(reason=reason) for case, reason in PENDING.items()}
+    return [pytest.param(*case, marks=marks.get(case, ()), id="-".join(case)) for case in cases]
+
+
+@functools.lru_cache(maxsize=1)
+def built(member):
+    golden = load_golden(member)
+    row, changes = MEMBERS[member]
+    model = small_row(row, {**changes, "num_classes": golden.num_classes})
+    load_drawn(model, golden, convert)
+    return model, golden
+
+
+@pytest.mark.parametrize(("member", "step"), steps())
+def test_a_training_step_and_its_detections_are_the_authors(member, step):
+    model, golden = built(member)
+    with fixed_noise():
+        losses = train_step(model, golden.inputs(step))
+    check_losses(golden, step, losses, authors_loss)
+    check_gradients(golden, step, model, convert)
+    check_detections(golden, step, detect(model, golden.inputs(step)))
