@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from polydet.files import whole_file, write_text
+
 CATEGORY = "selective_search"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old file or the whole new one."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)
 
 
 @dataclass(frozen=True)
@@ -70,12 +64,10 @@ class ProposalColumns:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "columns.json").unlink(missing_ok=True)
         for name in self.ARRAYS:
-            part = folder / f"{name}.part"
-            with part.open("wb") as out:
+            with whole_file(folder / f"{name}.npy") as temporary, temporary.open("wb") as out:
                 np.save(out, getattr(self, name))
-            os.replace(part, folder / f"{name}.npy")
         meta = {"file_names": list(self.file_names), "info": self.info}
-        write_atomically(folder / "columns.json", json.dumps(meta))
+        write_text(folder / "columns.json", json.dumps(meta))
 
     @classmethod
     def load(cls, folder: Path) -> ProposalColumns:
@@ -96,8 +88,7 @@ class ProposalColumns:
     def write_coco(self, path: Path) -> None:
         """Write COCO json (xywh, category ids from 1), a piece at a time so that memory stays flat."""
         categories = [{"id": i + 1, "name": name} for i, name in enumerate(self.class_names)]
-        part = path.with_name(path.name + ".part")
-        with part.open("w") as out:
+        with whole_file(path) as temporary, temporary.open("w") as out:
             out.write('{"info": ' + json.dumps(self.info) + ', "categories": ' + json.dumps(categories))
             out.write(', "images": [')
             for i, name in enumerate(self.file_names):
@@ -108,7 +99,6 @@ class ProposalColumns:
             for row, annotation in enumerate(self._annotations()):
                 out.write((", " if row else "") + json.dumps(annotation))
             out.write("]}")
-        os.replace(part, path)
 
     def _annotations(self) -> Iterator[dict[str, Any]]:
         row = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import multiprocessing
@@ -16,7 +15,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from .proposal_columns import ProposalColumns, write_atomically
+from polydet.files import text_digest, whole_file, write_text
+
+from .proposal_columns import ProposalColumns
 from .proposals import ProposalSettings, propose
 
 logger = logging.getLogger(__name__)
@@ -76,16 +77,15 @@ def _search_shard(
         ids.append(record.image_id)
         names.append(record.file_name)
         sizes.append(image.shape[:2])
-    part = target + ".part.npz"
-    np.savez(
-        part,
-        boxes=np.concatenate(boxes) if boxes else np.zeros((0, 4), np.float32),
-        counts=np.asarray(counts[1:], np.int64),
-        image_ids=np.asarray(ids, np.int64),
-        sizes=np.asarray(sizes, np.int32).reshape(-1, 2),
-        text=np.asarray(json.dumps({"file_names": names, "unreadable": unreadable})),
-    )
-    os.replace(part, target)
+    with whole_file(target) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            boxes=np.concatenate(boxes) if boxes else np.zeros((0, 4), np.float32),
+            counts=np.asarray(counts[1:], np.int64),
+            image_ids=np.asarray(ids, np.int64),
+            sizes=np.asarray(sizes, np.int32).reshape(-1, 2),
+            text=np.asarray(json.dumps({"file_names": names, "unreadable": unreadable})),
+        )
     return len(records), len(unreadable)
 
 
@@ -98,7 +98,7 @@ def _plan(
     listing = "\n".join(f"{r.image_id} {r.file_name}" for r in records)
     plan = {
         "settings": settings.as_dict(),
-        "images": hashlib.sha256(listing.encode()).hexdigest(),
+        "images": text_digest(listing),
         "shard_size": shard_size,
     }
     work.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def _plan(
                 "remove the folder to start afresh, or name another output"
             )
     else:
-        write_atomically(plan_file, json.dumps(plan, indent=1))
+        write_text(plan_file, json.dumps(plan, indent=1))
     starts = range(0, len(records), shard_size)
     return [(records[s : s + shard_size], work / f"shard-{s // shard_size:06d}.npz") for s in starts]
 
@@ -188,7 +188,7 @@ def run(
             bar.update(images)
             bar.set_postfix(unreadable=failed)
     columns, unreadable = _merge([path for _, path in shards], settings)
-    write_atomically(output.with_name(output.name + ".unreadable.json"), json.dumps(unreadable, indent=1))
+    write_text(output.with_name(output.name + ".unreadable.json"), json.dumps(unreadable, indent=1))
     if len(columns) == 0:
         raise RuntimeError(f"none of the {len(records)} images below {root} could be read: {unreadable[:3]}")
     if unreadable:

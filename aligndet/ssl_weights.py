@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from polydet.files import whole_file
+
 StateDict = Mapping[str, Tensor]
 
 
@@ -74,8 +76,8 @@ def convert(kind: str, checkpoint: Path, output: Path, allow_pickle: bool = Fals
             data = data[key]
             break
     weights = {k: v.contiguous() for k, v in KINDS[kind](data).items()}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    save_file(weights, output)
+    with whole_file(output) as temporary:
+        save_file(weights, temporary)
     return weights
 
 

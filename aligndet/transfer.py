@@ -17,6 +17,7 @@ from torch import Tensor
 
 from aligndet.adapters import ADAPTERS
 from aligndet.modules import matches
+from polydet.files import whole_file
 
 PREFIX = "online.detector."
 
@@ -98,9 +99,8 @@ def export(checkpoint: Path, output: Path, key_map: PretrainedModules) -> Mappin
     """Write the detector's weights of a pre-training checkpoint as ``{"model": ...}``; returns them."""
     data = torch.load(checkpoint, map_location="cpu", weights_only=True)
     weights = key_map(data.get("model", data))
-    part = output.with_name(output.name + ".part")
-    torch.save({"model": weights}, part)
-    part.replace(output)
+    with whole_file(output) as temporary:
+        torch.save({"model": weights}, temporary)
     return weights
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from polydet.files import whole_file
 from polydet.text import clean_name
 
 
@@ -113,11 +114,8 @@ def read_concepts(path: str | Path) -> list[tuple[str, int, str]]:
 
 def write_concepts(path: str | Path, rows: list[tuple[str, int, str]]) -> None:
     """Write rows (name, count, definition), whole or not at all."""
-    temporary = Path(f"{path}.tmp")
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    with temporary.open("w", encoding="utf-8") as handle:
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
         handle.write("# name\tcount\tdefinition\n")
         for name, count, definition in rows:
             cells = (" ".join(str(cell).split()) for cell in (name, count, definition))
             handle.write("\t".join(cells) + "\n")
-    temporary.replace(path)

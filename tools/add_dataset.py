@@ -22,6 +22,7 @@ from tabulate import tabulate
 from polydet.data import DatasetCard, DatasetError, class_image_counts, get_card, load_card, read_image, register_card
 from polydet.data.card_files import card_folders, save_card_file
 from polydet.data.convert import voc_to_coco, yolo_class_names, yolo_to_coco
+from polydet.files import write_bytes
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -52,7 +53,7 @@ def convert(args: argparse.Namespace, folder: Path) -> Path:
     else:
         document = voc_to_coco(args.images, args.annotations, names)
     path = folder / f"{args.name}.json"
-    path.write_bytes(orjson.dumps(document))
+    write_bytes(path, orjson.dumps(document))
     return path.absolute()
 
 

@@ -31,6 +31,7 @@ from polydet.data.card import find_card
 from polydet.engine.distributed import seed_everything
 from polydet.engine.published import skip_published_weights
 from polydet.engine.run import build_loader
+from polydet.files import write_text
 from polydet.text import OpenClipEncoder
 
 
@@ -165,8 +166,7 @@ def main() -> None:
         numbers["timing"] = time_steps(model, training, batch[0], args.steps)
         print(", ".join(f"{name} {value:.3g}" for name, value in numbers["timing"].items()))
     if args.json:
-        with open(args.json, "w") as file:
-            json.dump(numbers, file, indent=2)
+        write_text(args.json, json.dumps(numbers, indent=2))
 
 
 if __name__ == "__main__":

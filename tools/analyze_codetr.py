@@ -30,6 +30,7 @@ from codetr import analysis, gradcam
 from polydet.data import DatasetError, prepare_cards
 from polydet.data.union import Union
 from polydet.engine import CheckpointError, ConfigError, build_model, load_config, load_weights, read_checkpoint
+from polydet.files import write_text
 
 PICTURES = 4
 
@@ -210,7 +211,7 @@ def main(argv: list[str] | None = None) -> dict:
     output.mkdir(parents=True, exist_ok=True)
     runs = [Run(label, config, checkpoints, args.dataset, args.images) for label, config, *checkpoints in args.run]
     result = MEASURES[args.measure](runs, output)
-    (output / "result.json").write_text(json.dumps(result, indent=1))
+    write_text(output / "result.json", json.dumps(result, indent=1))
     return result
 
 

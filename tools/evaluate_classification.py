@@ -25,6 +25,7 @@ from polydet.engine import CheckpointError, ConfigError
 from polydet.engine.distributed import resolve_device
 from polydet.engine.evaluate import ClassMismatch, classes_of
 from polydet.evaluation import build_evaluator
+from polydet.files import write_text
 from polydet.model_zoo import get, get_config
 
 
@@ -71,7 +72,7 @@ def main(args: argparse.Namespace) -> int:
             results[dataset] = evaluate(cfg, model, dataset)
             print(f"{dataset}: multi-label mAP {results[dataset]['mAP']:.2f}")
     if args.output:
-        args.output.write_text(json.dumps(results, indent=2))
+        write_text(args.output, json.dumps(results, indent=2))
     return 0
 
 

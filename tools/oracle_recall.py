@@ -17,6 +17,7 @@ from tabulate import tabulate
 
 from metr.oracle import Objects, category_rank, rank_in_group, study
 from polydet.data import DatasetCard, DatasetError, list_cards, load_card, register_card
+from polydet.files import write_text
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -66,7 +67,7 @@ def main(args: argparse.Namespace) -> int:
         results[data] = study(objects, args.keep, args.queries, args.top_k)
         print(report(data, objects, results[data]))
     if args.output:
-        args.output.write_text(json.dumps(results, indent=2))
+        write_text(args.output, json.dumps(results, indent=2))
     return 0
 
 

@@ -22,8 +22,8 @@ import yaml
 from tabulate import tabulate
 
 from polydet.engine import load_config
-from polydet.engine.checkpoint import write_whole
 from polydet.engine.provenance import origins
+from polydet.files import write_text
 from polydet.model_zoo import config_path
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -150,7 +150,7 @@ def write_pages(ledger: dict[str, Any], folder: Path, measured: dict[str, dict[s
     measured = {**(json.loads(kept.read_text()) if kept.is_file() else {}), **measured}
     if measured:
         text = json.dumps(measured, indent=2, sort_keys=True) + "\n"
-        write_whole(kept, lambda path, text=text: Path(path).write_text(text))
+        write_text(kept, text)
     for paper, entry in ledger["papers"].items():
         lines = [
             f"# {entry['title']}",
@@ -170,7 +170,7 @@ def write_pages(ledger: dict[str, Any], folder: Path, measured: dict[str, dict[s
             notes = [f"- {row['name']}: {row['note']}" for row in table["rows"] if row.get("note")]
             lines += ["", *notes] if notes else []
         text = "\n".join(lines) + "\n"
-        write_whole(folder / f"{paper}.md", lambda path, text=text: Path(path).write_text(text))
+        write_text(folder / f"{paper}.md", text)
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from aligndet.analysis import annotated_views, box_embeddings, draw_centres, dra
 from polydet.engine import load_config
 from polydet.engine.checkpoint import load_weights, read_checkpoint
 from polydet.engine.distributed import resolve_device
+from polydet.files import write_text
 
 
 def build(cfg, weights=None):
@@ -66,7 +67,7 @@ def main() -> None:
     else:
         shown = list(islice(views(), args.images))
         numbers["centres_in_objects"] = draw_centres(arms, shown, args.output / "centres.png", args.boxes)
-    (args.output / "numbers.json").write_text(json.dumps(numbers, indent=1))
+    write_text(args.output / "numbers.json", json.dumps(numbers, indent=1))
     print(json.dumps(numbers))
 
 

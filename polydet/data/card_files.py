@@ -12,6 +12,7 @@ import yaml
 
 from polydet.data.card import DatasetCard, add_finder, datasets_root
 from polydet.data.errors import DatasetError
+from polydet.files import write_text
 
 __all__ = ["card_folders", "find_card_file", "load_card_file", "save_card_file"]
 
@@ -60,8 +61,7 @@ def save_card_file(card: DatasetCard, path: Path) -> None:
         default = DatasetCard.__dataclass_fields__[field.name].default
         if value != default and value not in ({}, ()):
             content[field.name] = list(value) if isinstance(value, tuple) else value
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def find_card_file(name: str) -> DatasetCard | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -19,6 +17,7 @@ import numpy as np
 
 from polydet.data.card import DatasetCard, datasets_root
 from polydet.data.columns import AnnotationTable, Ragged, Strings
+from polydet.files import locked, remove_leftovers, text_digest, whole_file, whole_folder
 
 __all__ = [
     "Work",
@@ -53,7 +52,7 @@ def fingerprint(card: DatasetCard, stamp: tuple) -> str:
     """Digest of what the columns depend on: the card, its files' sizes and times, and the version of this code."""
     fields = {key: str(value) for key, value in sorted(vars(card).items()) if key not in ("about", "url", "licence")}
     text = json.dumps([VERSION, fields, [str(part) for part in stamp]], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return text_digest(text)[:16]
 
 
 class Work:
@@ -79,9 +78,8 @@ class Work:
             with np.load(path, allow_pickle=False) as saved:
                 return dict(saved)
         arrays = dict(compute())
-        whole = path.with_suffix(".tmp.npz")
-        np.savez(whole, **arrays)  # type: ignore[arg-type]
-        whole.replace(path)
+        with whole_file(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
         return arrays
 
 
@@ -115,8 +113,7 @@ def stored(
     name = f"{card.name}-{fingerprint(card, stamp)}"
     target = root / name
     if not up_to_date(target):
-        root.mkdir(parents=True, exist_ok=True)
-        with _locked(root / f".{card.name}.lock"):
+        with locked(root / f".{card.name}.lock"):
             if not up_to_date(target):
                 logger.info("converting %s to columns in %s (once)", card.name, target)
                 _convert(target, read)
@@ -144,15 +141,9 @@ def _convert(target: Path, read: Callable[[], tuple[AnnotationTable, DatasetCard
     work = target.with_name(f".{target.name}.parts")
     with working_in(work):
         table, card = read()
-    folder = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
+    remove_leftovers(target.parent, target.name)
+    with whole_folder(target) as folder:  # one may be there, made while images were missing
         save_columns(folder, table, card)
-        if target.exists():  # made while images were missing; a process that still maps it keeps it
-            shutil.rmtree(target)
-        folder.rename(target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(work, ignore_errors=True)
 
 
@@ -164,16 +155,8 @@ def _remove_others(root: Path, card_name: str, keep: str) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
 def save_columns(folder: Path, table: AnnotationTable, card: DatasetCard) -> None:
-    """Write a table's columns as .npy files and what else it needs as `meta.json`, last."""
-    folder.mkdir(parents=True)
+    """Write a table's columns as .npy files and what else it needs as `meta.json` into an empty folder."""
     arrays = {name: getattr(table, name) for name in _PLAIN}
     for name in _STRINGS:
         if (strings := getattr(table, name)) is not None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 from detectron2.engine import HookBase
 
-from polydet.engine.checkpoint import Checkpointer, write_whole
+from polydet.engine.checkpoint import Checkpointer
 from polydet.engine.trainer import Trainer
+from polydet.files import whole_file
 
 
 class BestCheckpoint(HookBase):
@@ -31,7 +32,8 @@ class BestCheckpoint(HookBase):
             self.best = value
             with self.trainer.averaged():
                 state = {"model": self.checkpointer.model.state_dict(), "metric": float(value), "iteration": int(step)}
-                write_whole(Path(self.checkpointer.save_dir) / "model_best.pth", lambda path: torch.save(state, path))
+                with whole_file(Path(self.checkpointer.save_dir) / "model_best.pth") as path:
+                    torch.save(state, path)
 
     def after_train(self) -> None:
         if self.trainer.iter + 1 >= self.trainer.max_iter:  # as EvalHook's, which has just evaluated the last step

@@ -15,6 +15,8 @@ from detectron2.checkpoint import DetectionCheckpointer
 from tabulate import tabulate
 from torch import Tensor, nn
 
+from polydet.files import whole_file, write_text
+
 logger = logging.getLogger(__name__)
 
 _CLASSWISE = re.compile(r"cls|class|label|logit|score|embed")
@@ -226,13 +228,13 @@ class Checkpointer(DetectionCheckpointer):
                 **{k: v.state_dict() for k, v in self.checkpointables.items()},
                 **kwargs,
             }
-            write_whole(path, lambda temporary: torch.save(data, temporary))
+            with whole_file(path) as temporary:
+                torch.save(data, temporary)
         self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Name the checkpoint that a resumed run starts from."""
-        path = Path(self.save_dir) / "last_checkpoint"
-        write_whole(path, lambda temporary: Path(temporary).write_text(last_filename_basename))
+        write_text(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         return read_checkpoint(filename)
@@ -250,21 +252,3 @@ class Checkpointer(DetectionCheckpointer):
                 "(train.init_checkpoint starts from what fits of any):\n" + "\n".join(lines[:8])
             )
         return found
-
-
-def write_whole(path: Path, write: Callable[[str], Any]) -> None:
-    """Call ``write`` with a temporary name beside ``path``, flush it to disk and rename it.
-
-    Raises:
-        OSError: naming ``path``; nothing is left behind.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(str(temporary))
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        raise OSError(f"cannot write {path}: {error}; free some space or choose another train.output_dir") from error
-    finally:
-        temporary.unlink(missing_ok=True)

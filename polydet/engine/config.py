@@ -16,6 +16,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from polydet.files import whole_file
+
 REQUIRED_KEYS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 DEFAULT_OUTPUT = "./output"
 
@@ -92,9 +94,8 @@ def check_calls(cfg: Any) -> None:
 
 def save_config(cfg: DictConfig, path: str | os.PathLike[str]) -> None:
     """Write ``cfg`` as yaml that :func:`load_config` reads back; whole or not at all."""
-    temporary = Path(f"{path}.tmp.yaml")
-    LazyConfig.save(cfg, str(temporary))
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        LazyConfig.save(cfg, str(temporary))
 
 
 def stage_config(cfg: DictConfig, name: str) -> DictConfig:

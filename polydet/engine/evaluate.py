@@ -17,9 +17,9 @@ from tabulate import tabulate
 from torch import nn
 
 from polydet.data import get_card
-from polydet.engine.checkpoint import write_whole
 from polydet.engine.pictures import draw_predictions, save_panels
 from polydet.evaluation import build_evaluator
+from polydet.files import write_text
 from polydet.text import LabelSpace, clean_name
 
 logger = logging.getLogger(__name__)
@@ -183,8 +183,8 @@ def write_results(results: Results, output_dir: Path) -> None:
         for dataset, tasks in results.items()
     }
     table = results_table(results)
-    write_whole(output_dir / "results.json", lambda path: Path(path).write_text(json.dumps(clean, indent=2)))
-    write_whole(output_dir / "results.txt", lambda path: Path(path).write_text(table + "\n"))
+    write_text(output_dir / "results.json", json.dumps(clean, indent=2))
+    write_text(output_dir / "results.txt", table + "\n")
     logger.info("results\n%s", table)
 
 

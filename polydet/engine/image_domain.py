@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from polydet.data import get_card, load_card, read_image
+from polydet.files import whole_file, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -124,8 +125,8 @@ def pretrain_backbone(
     default: Any = model.default_cfg
     classifier = tuple(f"{layer}." for layer in np.atleast_1d(default["classifier"]))
     weights = {k: v.cpu().contiguous() for k, v in model.state_dict().items() if not k.startswith(classifier)}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    save_file(weights, output)
-    sidecar.write_text(json.dumps({"settings": settings, "result": result}, indent=1))
+    with whole_file(output) as temporary:
+        save_file(weights, temporary)
+    write_text(sidecar, json.dumps({"settings": settings, "result": result}, indent=1))
     logger.info("%s on %s: %s", name, dataset, result)
     return result

@@ -8,8 +8,10 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
 
-from polydet.engine.checkpoint import write_whole
 from polydet.engine.config import ConfigError, flatten, save_config
+from polydet.files import remove_leftovers, write_text
+
+logger = logging.getLogger(__name__)
 
 LOGGERS = ("polydet", "scaledet", "metr", "codetr", "aligndet", "detclipv2", "detectron2", "fvcore")
 
@@ -38,11 +40,19 @@ def prepare_output(cfg: DictConfig, resume: bool, eval_only: bool) -> Path:
         raise OSError(f"train.output_dir={str(output_dir)!r} cannot be written: {error}") from error
     log_to(output_dir)
     if comm.is_main_process():
+        if not eval_only:  # a run that trains may be evaluated meanwhile
+            _tidy(output_dir)
         name = "config_eval" if eval_only and (output_dir / "config.yaml").is_file() else "config"
         save_config(cfg, output_dir / f"{name}.yaml")
         lines = "\n".join(f"{key} = {value}" for key, value in flatten(_resolved(cfg)).items())
-        write_whole(output_dir / f"{name}_resolved.txt", lambda path: Path(path).write_text(lines + "\n"))
+        write_text(output_dir / f"{name}_resolved.txt", lines + "\n")
     return output_dir
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what a killed run was writing: nothing else trains here, and a checkpoint may be large."""
+    for removed in remove_leftovers(folder):
+        logger.info("removed %s, left by a run that was killed while it wrote", removed)
 
 
 def _refuse_other_run(cfg: DictConfig, folder: Path) -> None:

@@ -13,8 +13,8 @@ from detectron2.utils.visualizer import ColorMode, Visualizer
 from torch import nn
 
 from polydet.data import load_card
-from polydet.engine.checkpoint import write_whole
 from polydet.engine.progress import read_metrics
+from polydet.files import whole_file
 
 Panel = tuple[str, np.ndarray, np.ndarray]  # title, ground truth, predictions
 
@@ -85,7 +85,8 @@ def save_panels(panels: list[Panel], path: Path) -> None:
         right.set_title("predictions", fontsize=9)
         left.axis("off")
         right.axis("off")
-    write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=80))
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=80)
 
 
 def save_curves(metrics_file: Path, path: Path) -> None:
@@ -109,7 +110,8 @@ def save_curves(metrics_file: Path, path: Path) -> None:
         axis.set_xlabel("iteration")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
-    write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=100))
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)
 
 
 def _smooth(values: Sequence[float]) -> np.ndarray:

@@ -7,7 +7,7 @@ from pathlib import Path
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
 from tqdm import tqdm
 
-from polydet.engine.checkpoint import write_whole
+from polydet.files import write_text
 
 
 class TerminalProgress(EventWriter):
@@ -47,8 +47,7 @@ def drop_metrics_from(path: Path, start_iter: int) -> None:
             continue
         if record.get("iteration", -1) < start_iter:
             kept.append(line)
-    text = "".join(f"{line}\n" for line in kept)
-    write_whole(path, lambda temporary: Path(temporary).write_text(text))
+    write_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

@@ -24,7 +24,7 @@ from torch import nn
 
 from polydet.data import label_space_of, prepare_cards
 from polydet.engine.best import BestCheckpoint
-from polydet.engine.checkpoint import Checkpointer, load_weights, read_checkpoint, write_whole
+from polydet.engine.checkpoint import Checkpointer, load_weights, read_checkpoint
 from polydet.engine.config import REQUIRED_KEYS, ConfigError, stage_config
 from polydet.engine.denormals import flush_denormals
 from polydet.engine.distributed import resolve_device, seed_everything, wrap_model
@@ -37,6 +37,7 @@ from polydet.engine.published import skip_published_weights
 from polydet.engine.running import RunningAverages
 from polydet.engine.sentinels import FrozenSentinel, GroundTruthSentinel, NonFiniteReplay, ZeroLossSentinel
 from polydet.engine.trainer import DTYPES, NonFiniteError, Trainer, autocast
+from polydet.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -360,5 +361,5 @@ def _write_summary(cfg: DictConfig, file: Path, seconds: float) -> None:
         "torch": torch.__version__,
         "detectron2": detectron2.__version__,
     }
-    write_whole(file, lambda path: Path(path).write_text(json.dumps(summary, indent=2)))
+    write_text(file, json.dumps(summary, indent=2))
     logger.info("run: %s", summary)

@@ -12,8 +12,8 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from polydet.engine.checkpoint import write_whole
 from polydet.engine.trainer import NonFiniteError, Trainer
+from polydet.files import whole_file, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -141,10 +141,12 @@ class NonFiniteReplay:
         folder.mkdir(parents=True, exist_ok=True)
         batch = [_plain(item) for item in trainer.batch]
         rank = comm.get_rank()
-        write_whole(folder / f"batch_rank{rank}.pth", lambda path: torch.save(batch, path))
+        with whole_file(folder / f"batch_rank{rank}.pth") as path:
+            torch.save(batch, path)
         if comm.is_main_process():
             state = {"model": trainer.raw_model.state_dict()}
-            write_whole(folder / "model.pth", lambda path: torch.save(state, path))
+            with whole_file(folder / "model.pth") as path:
+                torch.save(state, path)
             info = {
                 "iteration": trainer.iter,
                 "seed": trainer.seed,
@@ -153,7 +155,7 @@ class NonFiniteReplay:
                 "losses": {name: repr(value) for name, value in error.values.items()},
                 "files": [str(item.get("file_name")) for item in trainer.batch],
             }
-            write_whole(folder / "info.json", lambda path: Path(path).write_text(json.dumps(info, indent=2)))
+            write_text(folder / "info.json", json.dumps(info, indent=2))
         return folder
 
 

@@ -18,6 +18,7 @@ from detectron2.evaluation import COCOEvaluator
 from polydet.data import get_card, load_card
 from polydet.data.readers.annotation_columns import valid_mask
 from polydet.data.readers.json_file import load_json
+from polydet.files import write_bytes
 
 __all__ = ["CardCOCOEvaluator", "coco_ground_truth"]
 
@@ -169,9 +170,6 @@ def write_ground_truth(dataset_name: str, path: Path) -> Path:
     from detectron2.utils import comm
 
     if comm.is_main_process():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_bytes(orjson.dumps(coco_ground_truth(dataset_name)))
-        part.replace(path)
+        write_bytes(path, orjson.dumps(coco_ground_truth(dataset_name)))
     comm.synchronize()
     return path

@@ -12,6 +12,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from polydet.data import get_card, load_card
+from polydet.files import whole_file
 
 __all__ = ["Detections", "DetectionEvaluator", "best_per_class"]
 
@@ -136,9 +137,8 @@ class DetectionEvaluator(DatasetEvaluator):
         if self.max_per_class is not None:
             detections = best_per_class(detections, self.max_per_class)
         if self.output_dir is not None:
-            folder = Path(self.output_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            np.savez(folder / "detections.npz", **vars(detections))
+            with whole_file(Path(self.output_dir) / "detections.npz") as temporary, temporary.open("wb") as file:
+                np.savez(file, **vars(detections))
         return OrderedDict(bbox=self.score(detections))
 
     def score(self, detections: Detections) -> dict[str, float]:

@@ -9,6 +9,7 @@ import numpy as np
 import orjson
 from tabulate import tabulate
 
+from polydet.files import whole_file, write_bytes, write_text
 from polydet.text import clean_name
 
 __all__ = ["class_results", "summarise", "unseen_classes", "write_report"]
@@ -82,7 +83,6 @@ def write_report(
 ) -> dict[str, float]:
     """Write `report.txt` (a table), `report.json` (NaN as null) and `report.png` (bars) and return the summary."""
     folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     main = ("AP", "AP50", "AP75", "AP50_expand", "APr", "APc", "APf", "mAP")
     used = [m for m in main if any(m in tasks.get(task, {}) for tasks in results.values())]
     rows = [[name, *(tasks.get(task, {}).get(m, "") for m in used)] for name, tasks in results.items()]
@@ -90,9 +90,9 @@ def write_report(
     summary = summarise(results, task, "AP" if has_ap or not used else used[0], trained)
     table = tabulate(rows, ["dataset", *used], floatfmt=".2f")
     lines = "\n".join(f"{key}: {value:.2f}" for key, value in summary.items())
-    (folder / "report.txt").write_text(f"{table}\n\n{lines}\n")
+    write_text(folder / "report.txt", f"{table}\n\n{lines}\n")
     options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY
-    (folder / "report.json").write_bytes(orjson.dumps({"results": results, "summary": summary}, option=options))
+    write_bytes(folder / "report.json", orjson.dumps({"results": results, "summary": summary}, option=options))
     _plot(results, task, used[:2], folder / "report.png")
     return summary
 
@@ -112,4 +112,5 @@ def _plot(results: Results, task: str, metrics: Sequence[str], path: Path) -> No
     axes.set_ylabel("0 to 100")
     if metrics:
         axes.legend()
-    figure.savefig(path, dpi=120)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

@@ -1,7 +1,6 @@
 """Names -> configs -> models.  A name is a config of ``configs/`` (without ``.py``), a file, or a run's folder."""
 
 import difflib
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from polydet.data import label_space_of
 from polydet.engine.checkpoint import load_weights, read_checkpoint
 from polydet.engine.config import ConfigError, load_config
 from polydet.engine.published import skip_published_weights
+from polydet.files import text_digest
 
 
 def config_root() -> Path:
@@ -164,7 +164,7 @@ def _test_size(cfg: DictConfig) -> tuple[int, int]:
 
 def _metadata(cfg: DictConfig, vocabulary: Sequence[str] | None) -> str:
     names = list(vocabulary or _trained_names(cfg))
-    key = f"polydet_{hashlib.sha256(repr(names).encode()).hexdigest()[:12]}"
+    key = f"polydet_{text_digest(repr(names))[:12]}"
     MetadataCatalog.get(key).thing_classes = names
     return key
 

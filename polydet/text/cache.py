@@ -1,17 +1,17 @@
 """Text embeddings on disk, one safetensors file a fingerprint."""
 
 import contextlib
-import fcntl
 import logging
 import os
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from polydet.files import locked, whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,9 @@ def embeddings_of(cache_dir: Path, fingerprint: str, shape: tuple[int, int], enc
     embeddings = load_embeddings(cache_dir, fingerprint, shape)
     if embeddings is not None:
         return embeddings
-    with _locked(cache_dir, fingerprint):
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a folder that cannot have a lock: every process encodes for itself
+            stack.enter_context(locked(cache_dir / f".{fingerprint}.lock"))
         embeddings = load_embeddings(cache_dir, fingerprint, shape)  # another process may have been faster
         if embeddings is None:
             embeddings = encode()
@@ -38,19 +40,6 @@ def embeddings_of(cache_dir: Path, fingerprint: str, shape: tuple[int, int], enc
             except OSError as error:
                 logger.warning("text embeddings are not cached in %s: %s", cache_dir, error)
     return embeddings
-
-
-@contextlib.contextmanager
-def _locked(cache_dir: Path, fingerprint: str) -> Iterator[None]:
-    """Without a lock where the folder cannot have one: then every process encodes for itself."""
-    path = cache_dir / f".{fingerprint}.lock"
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):
-            cache_dir.mkdir(parents=True, exist_ok=True)
-            handle = stack.enter_context(path.open("a"))
-            stack.callback(path.unlink, missing_ok=True)  # who waits holds the file itself and looks again
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def load_embeddings(cache_dir: Path, fingerprint: str, shape: tuple[int, int]) -> Tensor | None:
@@ -66,12 +55,6 @@ def load_embeddings(cache_dir: Path, fingerprint: str, shape: tuple[int, int]) -
 
 
 def save_embeddings(cache_dir: Path, fingerprint: str, embeddings: Tensor) -> None:
-    """Write under a temporary name, then rename: another process never reads half a file."""
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=cache_dir, suffix=".tmp")
-    os.close(handle)
-    try:
+    """Keep embeddings; another process never reads half a file."""
+    with whole_file(cache_dir / f"{fingerprint}.safetensors") as temporary:
         save_file({"embeddings": embeddings.contiguous()}, temporary)
-        os.replace(temporary, cache_dir / f"{fingerprint}.safetensors")
-    finally:
-        Path(temporary).unlink(missing_ok=True)

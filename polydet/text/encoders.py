@@ -1,7 +1,5 @@
 """Frozen text encoders behind one protocol: texts in, unit rows out."""
 
-import functools
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -9,6 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from polydet.files import file_digest
 
 
 @runtime_checkable
@@ -50,7 +50,7 @@ class OpenClipEncoder:
     @property
     def id(self) -> str:
         path = Path(self.pretrained)
-        tag = f"sha256-{_file_digest(path)}" if path.is_file() else self.pretrained
+        tag = f"sha256-{file_digest(path)[:16]}" if path.is_file() else self.pretrained
         return f"open_clip:{self.model_name}:{tag}"
 
     @property
@@ -140,16 +140,3 @@ class MiniLMEncoder:
             return torch.zeros(0, self.dim, device="cpu")
         rows = self._model.encode(list(texts), convert_to_tensor=True, show_progress_bar=False)
         return F.normalize(rows.float().cpu().clone(), dim=-1)
-
-
-def _file_digest(path: Path) -> str:
-    status = path.stat()
-    return _digest_of(path, status.st_size, status.st_mtime_ns)
-
-
-@functools.cache
-def _digest_of(path: Path, size: int, time: int) -> str:
-    """Digest of a file as it is now; `id` is asked for at every vocabulary, and a checkpoint may have gigabytes."""
-    del size, time
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

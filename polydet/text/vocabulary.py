@@ -1,6 +1,5 @@
 """A vocabulary: names, prompt templates and the encoder that turned them into embeddings."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from polydet.files import text_digest
 from polydet.text.cache import default_cache_dir, embeddings_of
 from polydet.text.encoders import TextEncoder
 from polydet.text.templates import clean_name, resolve_templates
@@ -88,7 +88,7 @@ class Vocabulary:
 def vocabulary_fingerprint(encoder_id: str, templates: Sequence[str], names: Sequence[str]) -> str:
     """32 hex digits of a SHA-256 over encoder, templates and names, order included."""
     text = json.dumps([encoder_id, list(templates), list(names)], ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return text_digest(text)[:32]
 
 
 def _check_names(names: tuple[str, ...], unique: bool) -> None:

@@ -119,10 +119,16 @@ def test_a_killed_run_resumes_and_loses_nothing(images, tmp_path, monkeypatch):
     assert (tmp_path / "cut.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
 
 
-def test_a_shard_that_cannot_be_written_ends_the_run_at_once(images, tmp_path):
+def test_a_shard_that_cannot_be_written_ends_the_run_at_once(images, tmp_path, monkeypatch):
     records = [ImageRecord(i, f"{i % 7}.png") for i in range(60)]
-    (tmp_path / "p.shards" / "shard-000000.npz.part.npz").mkdir(parents=True)  # in the way
-    with pytest.raises(IsADirectoryError):
+    plan = proposal_run._plan
+
+    def with_a_file_in_the_way(records, work, *rest):
+        (part, path), *others = plan(records, work, *rest)
+        return [(part, work / "plan.json" / path.name), *others]
+
+    monkeypatch.setattr(proposal_run, "_plan", with_a_file_in_the_way)
+    with pytest.raises(OSError, match=r"cannot write .*shard"):
         run(records, images, tmp_path / "p", SMALL, workers=2, shard_size=1)
     assert len(list((tmp_path / "p.shards").glob("shard-??????.npz"))) < 40
 

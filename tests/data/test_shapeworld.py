@@ -109,7 +109,7 @@ def test_two_processes_write_once(tmp_path):
         first, second = pool.starmap(_ensure, [(tmp_path,)] * 2)
     assert first == second
     base = tmp_path / "shapeworld" / "v1"
-    assert {p.name for p in base.iterdir()} == {"wild", ".wild.lock"}
+    assert {p.name for p in base.iterdir()} == {"wild"}
     assert len(list((base / "wild" / "val").iterdir())) == 12
 
 

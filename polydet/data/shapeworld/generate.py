@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import fcntl
 import io
 import logging
-import shutil
 import tarfile
-import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +21,7 @@ from polydet.data.shapeworld.documents import caption_rows, coco_document, file_
 from polydet.data.shapeworld.names import COARSE, NOVEL, WILD, colour_weights
 from polydet.data.shapeworld.openimages import write_openimages
 from polydet.data.shapeworld.world import COLOURS, NOVEL_KINDS, TRAINED_KINDS, Scene, render, sample_scene
+from polydet.files import locked, remove_leftovers, whole_folder
 
 __all__ = ["PARTS", "VERSION", "ensure", "ensure_part", "scenes_of", "write_images", "write_part"]
 
@@ -53,11 +50,12 @@ def ensure_part(part: str, root: Path | None = None) -> Path:
     if target.is_dir():
         return target
     try:
-        base.mkdir(parents=True, exist_ok=True)
-        with _locked(base / f".{part}.lock"):
+        with locked(base / f".{part}.lock"):
             if not target.is_dir():
                 logger.info("writing ShapeWorld's %s to %s", part, target)
-                _write_whole(part, target)
+                remove_leftovers(base, part)
+                with whole_folder(target) as folder:
+                    write_part(part, folder)
     except OSError as error:
         raise DatasetError(
             f"ShapeWorld cannot be written: {error.strerror or error}",
@@ -65,25 +63,6 @@ def ensure_part(part: str, root: Path | None = None) -> Path:
             remedy="free some space or point DETECTRON2_DATASETS to a folder that can be written",
         ) from error
     return target
-
-
-def _write_whole(part: str, target: Path) -> None:
-    for stale in target.parent.glob(f".{part}.*.tmp"):  # of a writer that was killed; the lock is ours
-        shutil.rmtree(stale, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{part}.", suffix=".tmp", dir=target.parent))
-    try:
-        write_part(part, folder)
-        folder.chmod(0o755)
-        folder.rename(target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def write_part(part: str, folder: Path, counts: Counts | None = None, seed: int = SEED) -> None:
