@@ -112,6 +112,8 @@ class Decoder(nn.Module):
             its loss also trains layer i-1 (DINO, sec. 3.5). Otherwise the gradient stops there (look forward once).
         norm: LayerNorm on each layer's output before the heads (DETR, DAB, DINO); refinement reads the raw output.
         checkpoint_layers: the first so many layers recompute their activations in the backward pass.
+        eps: references are clamped to (eps, 1 - eps) where a box is decoded from them: 1e-5 (Conditional DETR,
+            Deformable-DETR, Co-Deformable-DETR) or 1e-3 (DAB-DETR, DN-DETR, DINO, Co-DINO).
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class Decoder(nn.Module):
         look_forward_twice: bool = False,
         norm: bool = False,
         checkpoint_layers: int = 0,
+        eps: float = 1e-5,
     ) -> None:
         super().__init__()
         if look_forward_twice and not refine:
@@ -137,6 +140,7 @@ class Decoder(nn.Module):
         self.look_forward_twice = look_forward_twice
         self.norm = nn.LayerNorm(layer.dim) if norm else None
         self.checkpoint_layers = checkpoint_layers
+        self.eps = eps
 
     @property
     def num_layers(self) -> int:
@@ -157,9 +161,9 @@ class Decoder(nn.Module):
             head = per_layer(box_heads, index)
             read = content if self.norm is None else self.norm(content)
             hidden.append(read)
-            boxes.append(decode_boxes(without_autocast(head, read), origin, queries.content.dtype))
+            boxes.append(decode_boxes(without_autocast(head, read), origin, queries.content.dtype, self.eps))
             if self.refine and index + 1 < self.num_layers:
-                refined = decode_boxes(without_autocast(head, content), references, queries.content.dtype)
+                refined = decode_boxes(without_autocast(head, content), references, queries.content.dtype, self.eps)
                 references = refined.detach()
                 origin = refined if self.look_forward_twice else references
         return DecoderOutput(torch.stack(hidden), torch.stack(boxes), seen)
@@ -187,13 +191,16 @@ def without_autocast(head: nn.Module, features: Tensor) -> Tensor:
         return head(features.to(weight.dtype))
 
 
-def decode_boxes(delta: Tensor, reference: Tensor | None, dtype: torch.dtype | None = None) -> Tensor:
+def decode_boxes(
+    delta: Tensor, reference: Tensor | None, dtype: torch.dtype | None = None, eps: float = 1e-5
+) -> Tensor:
     """Boxes in (0, 1) from a change of the reference's logit.
 
     Args:
         delta: ``[B, Q, 4]``.
         reference: ``[B, Q, 2]`` (moves the centre only), ``[B, Q, 4]``, or None.
         dtype: precision of the result where there is no reference; boxes never fall below float32.
+        eps: the reference is clamped to (eps, 1 - eps).
 
     Returns:
         ``[B, Q, 4]`` cxcywh.
@@ -203,7 +210,7 @@ def decode_boxes(delta: Tensor, reference: Tensor | None, dtype: torch.dtype | N
         delta = delta.float()
     if reference is None:
         return delta.sigmoid()
-    logit = inverse_sigmoid(reference)
+    logit = inverse_sigmoid(reference, eps)
     if reference.shape[-1] == 2:
         return torch.cat((delta[..., :2] + logit, delta[..., 2:]), dim=-1).sigmoid()
     return (delta + logit).sigmoid()

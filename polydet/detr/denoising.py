@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polydet.layers import cxcywh_to_xyxy, xyxy_to_cxcywh
+from polydet.layers import cxcywh_to_xyxy, inverse_sigmoid, xyxy_to_cxcywh
 
 from .structures import DenoisingQueries, Targets, count_classes
 
-SMALLEST = 1e-3  # noised corners may cross; the authors clamp the logit of the anchor at the same place
+EPS = 1e-3  # of the authors' inverse sigmoid: noised corners may cross or leave the image
 
 
 class Denoising(nn.Module):
@@ -125,10 +125,10 @@ class Denoising(nn.Module):
             sign = torch.randint_like(boxes, 2) * 2 - 1
             size = torch.rand_like(boxes) + negative[:, None].to(boxes.dtype)
             corners = cxcywh_to_xyxy(boxes) + sign * size * half * self.box_noise
-            return xyxy_to_cxcywh(corners.clamp(0, 1)).clamp(SMALLEST, 1 - SMALLEST)
+            return inverse_sigmoid(xyxy_to_cxcywh(corners.clamp(0, 1)), EPS).sigmoid()
         noise = (torch.rand_like(boxes) * 2 - 1) * self.box_noise
         reach = torch.cat((half[:, :2], boxes[:, 2:]), dim=-1)
-        return (boxes + noise * reach).clamp(SMALLEST, 1 - SMALLEST)
+        return inverse_sigmoid(boxes + noise * reach, EPS).sigmoid()
 
 
 def _attach(padded: Tensor, content: Tensor) -> Tensor:

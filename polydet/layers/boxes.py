@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """Logit of `x`, clamped so that 0 and 1 stay finite."""
+    """Logit of `x`, clamped so that 0 and 1 stay finite: `x` and ``1 - x`` are at least `eps`."""
     x = x.clamp(0, 1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 

@@ -10,12 +10,20 @@ from detectron2.config import LazyConfig
 from omegaconf import OmegaConf
 
 from metr import CategoryQuerySource
-from polydet.detr import TwoStageQueries
+from polydet.detr import Queries, TwoStageQueries
 from polydet.model_zoo.zoo import config_root
+
+from .builders import DIM, batch, build
 
 # option: value of each member in `configs/common/models`
 VALUES: dict[str, dict[str, Any]] = {
     "queries.content_init": {"dino": "xavier", "dino_5scale": "normal", "co_dino": "normal", "co_dino_vit": "normal"},
+    "decoder.eps": {
+        **dict.fromkeys(("conditional_detr", "deformable_detr", "deformable_detr_refine"), 1e-5),
+        **dict.fromkeys(("deformable_detr_two_stage", "deformable_detr_pp", "co_deformable_detr_pp"), 1e-5),
+        **dict.fromkeys(("dab_detr", "dab_deformable_detr", "dn_dab_deformable_detr"), 1e-3),
+        **dict.fromkeys(("dino", "dino_5scale", "metr", "co_dino", "co_dino_vit"), 1e-3),
+    },
 }
 
 
@@ -37,3 +45,19 @@ def test_content_of_dino_starts_small_and_that_of_co_detr_at_one() -> None:
     assert metr.weight.std().item() == pytest.approx(0.0749, abs=2e-3)
     with pytest.raises(ValueError, match="normal or xavier"):
         TwoStageQueries(80, content_init="zeros")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("eps", [1e-5, 1e-3])
+def test_references_are_clamped_where_the_authors_do(eps: float) -> None:
+    """A head that changes nothing gives back a reference inside (eps, 1 - eps), and the nearest logit outside."""
+    model = build("dino").eval()
+    model.decoder.eps = eps
+    references = torch.tensor([0.0, 2e-4, 0.3, 0.9998, 1.0])[None, :, None].expand(1, 5, 4)
+    memory = model.encode(model.preprocess(batch(((48, 64),), (0,))))
+    boxes = model.decode(Queries(torch.zeros(1, 5, DIM), references), memory).boxes
+    odds = references.clamp(min=eps) / (1 - references).clamp(min=eps)
+    expected = odds / (1 + odds)
+    for layer in boxes[:1]:
+        torch.testing.assert_close(layer, expected, rtol=0, atol=1e-6)
+    inside = expected[0, :, 0] - references[0, :, 0]
+    assert bool((inside[1:4].abs() < 1e-6).all()) == (eps == 1e-5)

@@ -11,6 +11,7 @@ model.encoder.scale_position = True
 model.queries = L(AnchorQueries)(num_queries=300, dim="${..dim}", content="zeros")
 model.decoder.query_position = L(ModulatedAnchorPosition)(dim="${...dim}")
 model.decoder.refine = True
+model.decoder.eps = 1e-3
 model.decoder.look_forward_twice = True  # the authors' code collects undetached boxes
 for part in (model.encoder, model.decoder):
     part.layer.dropout = 0.0

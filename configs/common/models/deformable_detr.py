@@ -45,6 +45,7 @@ model = L(DETR)(
         look_forward_twice=False,
         norm=False,
         checkpoint_layers=0,
+        eps=1e-5,
     ),
     criterion=L(Criterion)(
         matcher=L(HungarianMatcher)(class_cost="focal", class_weight=2.0, box_weight=5.0, giou_weight=2.0),

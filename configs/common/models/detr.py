@@ -38,6 +38,7 @@ model = L(DETR)(
         num_layers=6,
         query_position=None,
         norm=True,
+        eps=1e-5,
     ),
     criterion=L(Criterion)(
         matcher=L(HungarianMatcher)(class_cost="softmax", class_weight=1.0, box_weight=5.0, giou_weight=2.0),

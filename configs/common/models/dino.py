@@ -30,6 +30,7 @@ model.decoder.query_position = L(AnchorPosition)(dim="${...dim}", scale_by_conte
 model.decoder.refine = True
 model.decoder.look_forward_twice = True
 model.decoder.norm = True
+model.decoder.eps = 1e-3
 for part in (model.encoder, model.decoder):
     part.layer.ffn_dim = 2048
     part.layer.dropout = 0.0
