@@ -102,9 +102,6 @@ def from_mmdet(state_dict: Mapping[str, Tensor]) -> StateDict:
     place_encoder_heads(renamed)
     share_equal_heads(renamed)
     _split_learned_queries(renamed)
-    for key in [k for k in renamed if re.match(r"backbone\.(lateral|extra)\.\d+\.0\.weight$", k)]:
-        bias = key.removesuffix("weight") + "bias"  # there, convolutions before a norm have none
-        renamed.setdefault(bias, torch.zeros(renamed[key].shape[0], dtype=renamed[key].dtype))
     return renamed
 
 

@@ -3,6 +3,7 @@
 from ..common.detr_training import dataloader, lr_multiplier, optimizer, train
 from ..common.models.deformable_detr import model
 
+model.backbone.bias = False  # mmdetection, which the code builds on, has none before a norm
 dataloader.train.total_batch_size = 32
 optimizer.lr = 2e-4
 optimizer.params.lr_factors[r"sampling_offsets|^queries\.reference"] = 0.1

@@ -21,6 +21,7 @@ class ChannelMapper(Backbone):
         num_outs: number of levels; default one per map.
         norm: Detectron2 norm name; ``"GN"`` has 32 groups.  Empty for none.
         kernel_size: of the lateral convs.
+        bias: of the convs: with one in the repositories of the DETRs, without before a norm in mmdetection (Co-DETR).
 
     Raises:
         ValueError: fewer levels than maps, or maps of the same stride (of a dilated backbone).
@@ -34,6 +35,7 @@ class ChannelMapper(Backbone):
         num_outs: int | None = None,
         norm: str = "GN",
         kernel_size: int = 1,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         shapes = bottom_up.output_shape()
@@ -43,12 +45,12 @@ class ChannelMapper(Backbone):
         if num_outs < len(self.in_features):
             raise ValueError(f"num_outs={num_outs} is less than the {len(self.in_features)} maps that come in")
         self.lateral = nn.ModuleList(
-            _conv_norm(shapes[f].channels, out_channels, kernel_size, 1, norm) for f in self.in_features
+            _conv_norm(shapes[f].channels, out_channels, kernel_size, 1, norm, bias) for f in self.in_features
         )
         last = shapes[self.in_features[-1]]
         extra = num_outs - len(self.in_features)
         self.extra = nn.ModuleList(
-            _conv_norm(last.channels if i == 0 else out_channels, out_channels, 3, 2, norm) for i in range(extra)
+            _conv_norm(last.channels if i == 0 else out_channels, out_channels, 3, 2, norm, bias) for i in range(extra)
         )
         strides = [shapes[f].stride for f in self.in_features] + [last.stride * 2 ** (i + 1) for i in range(extra)]
         if len(set(strides)) < len(strides):
@@ -78,10 +80,11 @@ class ChannelMapper(Backbone):
         return 0
 
 
-def _conv_norm(in_channels: int, out_channels: int, kernel: int, stride: int, norm: str) -> nn.Sequential:
-    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=True)
+def _conv_norm(in_channels: int, out_channels: int, kernel: int, stride: int, norm: str, bias: bool) -> nn.Sequential:
+    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=bias)
     nn.init.xavier_uniform_(conv.weight)
-    nn.init.constant_(conv.bias, 0.0)  # type: ignore[arg-type]
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
     layers: list[nn.Module] = [conv]
     if norm:
         layers.append(get_norm(norm, out_channels))

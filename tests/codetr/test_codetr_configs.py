@@ -80,6 +80,13 @@ def test_row_has_the_tables_numbers(name):
         assert (cfg.model.lambda_1, cfg.model.lambda_2) == (1.0, 2.0)
 
 
+@pytest.mark.parametrize("name", [n for n in ROWS if "vit" not in n])
+def test_convolutions_before_group_norm_have_no_bias(name):
+    """As in mmdetection, which the released code is built on; C5 members have no norm there."""
+    neck = load_config(CONFIGS / "codetr" / f"{name}.py").model.backbone
+    assert neck.bias == (neck.norm == "")
+
+
 def test_parts_of_the_method_by_row():
     def model(name):
         return load_config(CONFIGS / "codetr" / f"{name}.py").model

@@ -15,22 +15,27 @@ from polydet.model_zoo.zoo import config_root
 
 from .builders import DIM, batch, build
 
-# option: value of each member in `configs/common/models`
-VALUES: dict[str, dict[str, Any]] = {
-    "queries.content_init": {"dino": "xavier", "dino_5scale": "normal", "co_dino": "normal", "co_dino_vit": "normal"},
-    "decoder.eps": {
-        **dict.fromkeys(("conditional_detr", "deformable_detr", "deformable_detr_refine"), 1e-5),
-        **dict.fromkeys(("deformable_detr_two_stage", "deformable_detr_pp", "co_deformable_detr_pp"), 1e-5),
-        **dict.fromkeys(("dab_detr", "dab_deformable_detr", "dn_dab_deformable_detr"), 1e-3),
-        **dict.fromkeys(("dino", "dino_5scale", "metr", "co_dino", "co_dino_vit"), 1e-3),
-    },
+# option: members of `configs/common/models` by value
+VALUES: dict[str, list[tuple[Any, str]]] = {
+    "queries.content_init": [("xavier", "dino"), ("normal", "dino_5scale co_dino co_dino_vit")],
+    "backbone.bias": [
+        (True, "detr conditional_detr dab_detr deformable_detr deformable_detr_two_stage deformable_detr_pp"),
+        (True, "dab_deformable_detr dn_dab_deformable_detr dino metr"),
+        (False, "dino_5scale co_dino co_deformable_detr_pp"),
+    ],
+    "decoder.eps": [
+        (1e-5, "conditional_detr deformable_detr deformable_detr_refine"),
+        (1e-5, "deformable_detr_two_stage deformable_detr_pp co_deformable_detr_pp"),
+        (1e-3, "dab_detr dab_deformable_detr dn_dab_deformable_detr dino dino_5scale metr co_dino co_dino_vit"),
+    ],
 }
+CASES = [(key, member, value) for key, rows in VALUES.items() for value, members in rows for member in members.split()]
 
 
-@pytest.mark.parametrize(("key", "member"), [(key, member) for key, values in VALUES.items() for member in values])
-def test_configs_say_what_the_authors_do(key: str, member: str) -> None:
+@pytest.mark.parametrize(("key", "member", "value"), CASES)
+def test_configs_say_what_the_authors_do(key: str, member: str, value: Any) -> None:
     model = LazyConfig.load(str(config_root() / "common" / "models" / f"{member}.py")).model
-    assert OmegaConf.select(model, key) == VALUES[key][member]
+    assert OmegaConf.select(model, key) == value
 
 
 def test_content_of_dino_starts_small_and_that_of_co_detr_at_one() -> None:

@@ -25,6 +25,7 @@ model = L(DETR)(
         out_channels="${..dim}",
         num_outs=4,
         norm="GN",
+        bias=True,
     ),
     position=L(SinePositionEncoding)(dim="${..dim}", temperature=10000.0, offset=-0.5),
     encoder=L(Encoder)(

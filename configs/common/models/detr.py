@@ -25,6 +25,7 @@ model = L(DETR)(
         out_channels="${..dim}",
         num_outs=1,
         norm="",
+        bias=True,
     ),
     position=L(SinePositionEncoding)(dim="${..dim}", temperature=10000.0),
     encoder=L(Encoder)(
