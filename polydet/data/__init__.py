@@ -4,7 +4,15 @@ Importing this registers the built-in cards in Detectron2's catalogs and touches
 """
 
 from polydet.data import builtin, card_files
-from polydet.data.card import DatasetCard, datasets_root, list_cards, missing_files, prepare_cards, register_card
+from polydet.data.card import (
+    DatasetCard,
+    datasets_root,
+    list_cards,
+    missing_files,
+    prepare_cards,
+    register_card,
+    register_generator,
+)
 from polydet.data.columns import AnnotationTable
 from polydet.data.errors import DatasetError
 from polydet.data.load import class_image_counts, get_card, label_names, load_card
@@ -48,4 +56,5 @@ __all__ = [
     "prepare_cards",
     "read_image",
     "register_card",
+    "register_generator",
 ]

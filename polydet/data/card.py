@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +22,7 @@ __all__ = [
     "missing_files",
     "prepare_cards",
     "register_card",
+    "register_generator",
     "sync_metadata",
 ]
 
@@ -53,7 +53,7 @@ class DatasetCard:
         hierarchy: file of a class hierarchy, where there is one.
         files: further files the reader needs, by role.
         options: further arguments of the reader.
-        generator: `module:function` that writes the dataset on first use, for generated datasets.
+        generator: what writes the dataset on first use, for generated datasets; a name of `register_generator`.
         images: how many images the whole dataset has (`tools/check_datasets.py` compares).
         about, url, licence: where the files come from and under which terms.
     """
@@ -96,6 +96,11 @@ class DatasetCard:
             raise DatasetError(
                 f"card {self.name!r} has {len(self.classes or ())} classes but {len(self.category_ids)} category_ids",
                 remedy="give one id per class, in the same order",
+            )
+        if self.generator is not None and self.generator not in _GENERATORS:
+            raise DatasetError(
+                f"card {self.name!r}: no generator is named {self.generator!r}",
+                remedy=f"one of {sorted(_GENERATORS)}; a program adds its own with polydet.data.register_generator",
             )
         if self.label_policy not in ("exhaustive", "federated"):
             raise DatasetError(f"card {self.name!r}: unknown label_policy {self.label_policy!r}")
@@ -150,11 +155,11 @@ class DatasetCard:
     def prepare(self) -> None:
         """Write the dataset if it is a generated one and is not there yet."""
         if self.generator is not None:
-            module, function = self.generator.split(":")
-            getattr(importlib.import_module(module), function)(self)
+            _GENERATORS[self.generator](self)
 
 
 _CARDS: dict[str, DatasetCard] = {}
+_GENERATORS: dict[str, Callable[[DatasetCard], Any]] = {}
 _LOADERS: list[Callable[[str], Any]] = []
 _FINDERS: list[Callable[[str], DatasetCard | None]] = []  # where else a card may be found
 
@@ -167,6 +172,11 @@ def set_loader(loader: Callable[[str], Any]) -> None:
 def add_finder(finder: Callable[[str], DatasetCard | None]) -> None:
     """Ask `finder` for cards that are not registered."""
     _FINDERS.append(finder)
+
+
+def register_generator(name: str, generator: Callable[[DatasetCard], Any]) -> None:
+    """Let cards ask for `generator` by name; a card may come from a file, which can name no function of its own."""
+    _GENERATORS[name] = generator
 
 
 def register_card(card: DatasetCard, *, overwrite: bool = False) -> DatasetCard:

@@ -6,6 +6,7 @@ from polydet.engine.distributed import run_distributed
 from polydet.engine.evaluate import evaluate
 from polydet.engine.run import build_model, run
 from polydet.engine.trainer import Trainer
+from polydet.engine.trust import allow_calls
 
 __all__ = [
     "CheckpointError",
@@ -13,6 +14,7 @@ __all__ = [
     "ConfigError",
     "LoadLedger",
     "Trainer",
+    "allow_calls",
     "apply_overrides",
     "build_model",
     "evaluate",

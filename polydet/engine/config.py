@@ -3,12 +3,14 @@
 import copy
 import difflib
 import inspect
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from detectron2.config import LazyConfig
 from detectron2.utils.registry import locate
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,18 +18,20 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from polydet.files import whole_file
+from polydet.engine.errors import ConfigError
+from polydet.engine.trust import ConfigDumper, objects_in, plain_config, read_yaml_config
+from polydet.files import write_text
+
+logger = logging.getLogger(__name__)
 
 REQUIRED_KEYS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 DEFAULT_OUTPUT = "./output"
 
 
-class ConfigError(ValueError):
-    """A config file or override that cannot be what its author meant."""
-
-
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> DictConfig:
     """Load a LazyConfig file (``.py``, or the ``config.yaml`` that a run saves), override it and check every call.
+
+    Python is run; yaml is data, see :mod:`polydet.engine.trust`.
 
     Args:
         path: config file.
@@ -43,7 +47,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     """
     if not Path(path).is_file():
         raise ConfigError(f"config file {str(path)!r} does not exist{_nearest_file(Path(path))}")
-    cfg = LazyConfig.load(str(path))
+    cfg = LazyConfig.load(str(path)) if Path(path).suffix == ".py" else read_yaml_config(path)
     if OmegaConf.select(cfg, "train.output_dir") == DEFAULT_OUTPUT:
         cfg.train.output_dir = f"{DEFAULT_OUTPUT}/{_own_name(Path(path))}"
     apply_overrides(cfg, overrides)
@@ -93,9 +97,16 @@ def check_calls(cfg: Any) -> None:
 
 
 def save_config(cfg: DictConfig, path: str | os.PathLike[str]) -> None:
-    """Write ``cfg`` as yaml that :func:`load_config` reads back; whole or not at all."""
-    with whole_file(path) as temporary:
-        LazyConfig.save(cfg, str(temporary))
+    """Write ``cfg`` as yaml that :func:`load_config` reads back; whole or not at all.
+
+    Where a Python config holds an object that is no value (a class as an argument), the log says so: such yaml is for
+    reading, and the Python config for opening.
+    """
+    content = plain_config(cfg)
+    if objects := objects_in(content):
+        logger.warning("%s is for reading only, a file cannot say %s", path, ", ".join(objects))
+    text = yaml.dump(content, Dumper=ConfigDumper, default_flow_style=None, allow_unicode=True, width=9999)
+    write_text(path, text)
 
 
 def stage_config(cfg: DictConfig, name: str) -> DictConfig:

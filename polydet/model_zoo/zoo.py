@@ -79,7 +79,7 @@ def get(
     file = _weights_of(name, weights)
     model = _build(cfg, bool(file), vocabulary)
     if file:
-        load_weights(model, read_checkpoint(file)["model"], min_coverage=0.99)
+        _load(model, file)
     return model.to(device).eval()
 
 
@@ -93,6 +93,8 @@ def get_cfg(
     """A yacs config that Detectron2's ``DefaultPredictor`` takes as it is; arguments as :func:`get`.
 
     Test size and channel order come from the config's test mapper; ``DATASETS.TEST`` names metadata with the classes.
+    The weights are in ``POLYDET.WEIGHTS`` and loaded as :func:`get` loads them, where the model is built:
+    ``MODEL.WEIGHTS`` is empty, since what it names would be unpickled, and loaded without regard to what is missing.
 
     Raises:
         ConfigError: an unknown name.
@@ -101,10 +103,10 @@ def get_cfg(
     lazy = _of_one_model(load_config(path, overrides))
     cfg = detectron2_cfg()
     cfg.MODEL.META_ARCHITECTURE = PolydetLazyModel.__name__
-    cfg.MODEL.WEIGHTS = _weights_of(name, weights)
     cfg.MODEL.DEVICE = device
     cfg.POLYDET = CfgNode()
     cfg.POLYDET.CONFIG_FILE = str(path)
+    cfg.POLYDET.WEIGHTS = _weights_of(name, weights)
     cfg.POLYDET.OVERRIDES = list(overrides)
     cfg.POLYDET.VOCABULARY = list(vocabulary or [])
     short, longest = _test_size(lazy)
@@ -116,9 +118,26 @@ def get_cfg(
 
 @META_ARCH_REGISTRY.register()
 def PolydetLazyModel(cfg: CfgNode) -> nn.Module:  # Detectron2 builds a model by this name
-    """The model of ``cfg.POLYDET.CONFIG_FILE``; what ``detectron2.modeling.build_model`` calls."""
+    """The model of ``cfg.POLYDET.CONFIG_FILE`` with its weights; what ``detectron2.modeling.build_model`` calls.
+
+    Raises:
+        ConfigError: ``cfg.MODEL.WEIGHTS`` is set.
+    """
+    if cfg.MODEL.WEIGHTS:
+        raise ConfigError(
+            f"cfg.MODEL.WEIGHTS is {cfg.MODEL.WEIGHTS!r}, which Detectron2 would load past every check: give it as "
+            f"model_zoo.get_cfg(..., weights={cfg.MODEL.WEIGHTS!r}), or set cfg.POLYDET.WEIGHTS"
+        )
     lazy = load_config(cfg.POLYDET.CONFIG_FILE, cfg.POLYDET.OVERRIDES)
-    return _build(lazy, bool(cfg.MODEL.WEIGHTS), cfg.POLYDET.VOCABULARY or None).to(cfg.MODEL.DEVICE)
+    model = _build(lazy, bool(cfg.POLYDET.WEIGHTS), cfg.POLYDET.VOCABULARY or None)
+    if cfg.POLYDET.WEIGHTS:
+        _load(model, cfg.POLYDET.WEIGHTS)
+    return model.to(cfg.MODEL.DEVICE)
+
+
+def _load(model: nn.Module, file: str | Path) -> None:
+    """All of the model must be in the file: a detector that is random in part looks like one that works."""
+    load_weights(model, read_checkpoint(file)["model"], min_coverage=0.99)
 
 
 def _of_one_model(cfg: DictConfig) -> DictConfig:

@@ -8,6 +8,7 @@ from omegaconf import open_dict
 from polydet import model_zoo
 from polydet.engine import load_config
 from polydet.engine.config import stage_config
+from polydet.engine.trust import check_trusted, plain_config
 
 GROUPS = sorted({name.split("/")[0] if "/" in name else "." for name in model_zoo.list_configs()})
 
@@ -27,6 +28,7 @@ def test_every_config_builds(anywhere, group):
     for name in configs(group):
         try:
             for cfg in runs(load_config(model_zoo.config_path(name))):
+                check_trusted(plain_config(cfg), "config.yaml")  # as a run saves it, its folder may be opened
                 model = build(cfg)
                 optimizer_cfg = cfg.optimizer.copy()
                 optimizer_cfg.params.model = model

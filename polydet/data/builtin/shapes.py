@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from polydet.data.card import DatasetCard, register_card
+from polydet.data.card import DatasetCard, register_card, register_generator
 from polydet.data.shapeworld.names import COARSE, FINE_CLASSES, NOVEL, OID_CLASSES, OID_IDS, WILD
 
 _FOLDER = "shapeworld/v1"
 _COMMON = {
-    "generator": "polydet.data.shapeworld.generate:ensure",
+    "generator": "shapeworld",
     "about": "generated shapes on textured backgrounds",
     "licence": "Apache-2.0",
 }
+
+
+def _write(card: DatasetCard) -> None:
+    from polydet.data.shapeworld.generate import ensure  # OpenCV and all, for who needs the data
+
+    ensure(card)
+
+
+register_generator("shapeworld", _write)
 
 
 def _coco_like(part: str, split: str, classes: tuple[str, ...]) -> DatasetCard:
