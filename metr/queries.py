@@ -101,7 +101,7 @@ class CategoryQuerySource(TwoStageQueries):
     Tokens are scored against the chosen categories only. `uniform`: each category takes its own best tokens by its
     column, equally many. `adaptive`: the tokens that are best overall, each for its best category, at least one for
     every category. The content of query q is ``content[q]`` plus the category's (image-aware) embedding; the former
-    starts Xavier-uniform as in DINO's code, small enough for the latter to be seen.
+    starts Xavier-uniform as in DINO's code, small enough for the latter to be seen. Tokens of padding are never taken.
     """
 
     class_head: DotProduct  # type: ignore[assignment]

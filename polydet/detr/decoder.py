@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -70,10 +71,22 @@ class AnchorPosition(nn.Module):
 
     Args:
         scale_by_content: multiply by an MLP of the content from the second layer on (DAB, DN; not DINO).
+        relative_to: what the encoded anchors are fractions of: the first level's "map" with a batch's padding (the
+            authors of all three, and Co-DINO), or the unpadded "image", which answers in a batch as it does alone.
+            The two are one where nothing is padded.
     """
 
-    def __init__(self, dim: int = 256, temperature: float = 10000.0, scale_by_content: bool = False) -> None:
+    def __init__(
+        self,
+        dim: int = 256,
+        temperature: float = 10000.0,
+        scale_by_content: bool = False,
+        relative_to: Literal["map", "image"] = "map",
+    ) -> None:
         super().__init__()
+        if relative_to not in ("map", "image"):
+            raise ValueError(f"relative_to must be map or image, got {relative_to!r}")
+        self.relative_to = relative_to
         self.dim = dim
         self.temperature = temperature
         self.position_head = MLP(2 * dim, dim, dim, 2)
@@ -83,8 +96,8 @@ class AnchorPosition(nn.Module):
     def forward(
         self, index: int, content: Tensor, references: Tensor, position: Tensor | None, layout: TokenLayout
     ) -> tuple[Tensor, None]:
-        """Position ``[B, Q, C]`` of layer `index`; anchors are taken relative to the padded map of the first level."""
-        anchors = layout.on_levels(references)[:, :, 0]
+        """Position ``[B, Q, C]`` of layer `index`."""
+        anchors = references if self.relative_to == "image" else layout.on_levels(references)[:, :, 0]
         encoded = self.position_head(encode_anchors(anchors, self.dim // 2, self.temperature))
         if self.query_scale is not None and index > 0:
             encoded = encoded * self.query_scale(content)

@@ -115,6 +115,8 @@ class TwoStageQueries(QuerySource):
         supervise: "all" tokens, every object labelled 0 (Deformable-DETR), or the "selected" ones with real labels.
         content_init: of learned content: "normal" N(0, 1) (Co-DETR), or "xavier" uniform, with a standard deviation of
             0.042 for 900 queries of 256 channels (DINO, whose `_reset_parameters` reaches it after its N(0, 1)).
+        select_padding: when tokens of a batch's padding compete for the queries: "always" (the authors of all members),
+            "training" or "never". They all look alike, and where they win an image beside a larger one is lost.
     """
 
     def __init__(
@@ -128,17 +130,21 @@ class TwoStageQueries(QuerySource):
         supervise: Literal["all", "selected"] = "selected",
         base_size: float = 0.05,
         content_init: Literal["normal", "xavier"] = "normal",
+        select_padding: Literal["always", "training", "never"] = "training",
     ) -> None:
         super().__init__()
         if content == "proposal" and position == "anchor":
             raise ValueError("content='proposal' comes from the same projection as position='proposal'; use both")
         if content_init not in ("normal", "xavier"):
             raise ValueError(f"content_init must be normal or xavier, got {content_init!r}")
+        if select_padding not in ("always", "training", "never"):
+            raise ValueError(f"select_padding must be always, training or never, got {select_padding!r}")
         self.num_queries = num_queries
         self.dim = dim
         self.rank = rank
         self.supervise = supervise
         self.base_size = base_size
+        self.select_padding = select_padding
         self.token_proj = nn.Linear(dim, dim)
         self.token_norm = nn.LayerNorm(dim)
         self.class_head = nn.Linear(dim, count_classes(num_classes))
@@ -178,9 +184,12 @@ class TwoStageQueries(QuerySource):
         """Token features ``[B, S, C]`` to class logits ``[B, S, K]``."""
         return self.class_head(features)
 
-    def select(self, logits: Tensor) -> Tensor:
-        """Indices ``[B, min(num_queries, S)]`` of the best tokens by their class logits ``[B, S, K]``."""
+    def select(self, logits: Tensor, unwanted: Tensor | None = None) -> Tensor:
+        """Indices ``[B, min(num_queries, S)]`` of the best tokens by their class logits ``[B, S, K]``; tokens that are
+        `unwanted` ``[B, S]`` only where there are no others."""
         score = logits[..., 0] if self.rank == "first" else logits.max(-1).values
+        if unwanted is not None:
+            score = score.masked_fill(unwanted, torch.finfo(score.dtype).min)
         return score.topk(min(self.num_queries, score.shape[1]), dim=1).indices
 
     def boxes_of(self, features: Tensor, grid: Tensor) -> Tensor:
@@ -191,7 +200,10 @@ class TwoStageQueries(QuerySource):
         """Queries at the best proposals; in training, also the proposals' branch `enc`."""
         features, grid = self.token_features(memory)
         logits = self.classify(features)
-        best = self.select(logits.detach())
+        padding_competes = self.select_padding == "always" or (
+            self.select_padding == "training" and targets is not None
+        )
+        best = self.select(logits.detach(), None if padding_competes else memory.layout.padding_mask)
         if self.supervise == "all":
             every = self.boxes_of(features, grid)
             anchors = take(every, best)

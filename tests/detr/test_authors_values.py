@@ -28,6 +28,12 @@ VALUES: dict[str, list[tuple[Any, str]]] = {
         (1e-5, "deformable_detr_two_stage deformable_detr_pp co_deformable_detr_pp"),
         (1e-3, "dab_detr dab_deformable_detr dn_dab_deformable_detr dino dino_5scale metr co_dino co_dino_vit"),
     ],
+    "decoder.query_position.relative_to": [
+        ("map", "dab_deformable_detr dn_dab_deformable_detr dino dino_5scale metr co_dino co_dino_vit"),
+    ],
+    "queries.select_padding": [  # the authors' "always" but at inference
+        ("training", "deformable_detr_two_stage deformable_detr_pp dino dino_5scale co_deformable_detr_pp co_dino_vit"),
+    ],
 }
 CASES = [(key, member, value) for key, rows in VALUES.items() for value, members in rows for member in members.split()]
 

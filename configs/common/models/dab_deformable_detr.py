@@ -7,7 +7,7 @@ from polydet.detr import AnchorPosition, AnchorQueries
 from .deformable_detr_refine import model
 
 model.queries = L(AnchorQueries)(num_queries=300, dim="${..dim}", content="learned", indicator=False)
-model.decoder.query_position = L(AnchorPosition)(dim="${...dim}", scale_by_content=True)
+model.decoder.query_position = L(AnchorPosition)(dim="${...dim}", scale_by_content=True, relative_to="map")
 model.decoder.eps = 1e-3
 for part in (model.encoder, model.decoder):
     part.layer.ffn_dim = 2048

@@ -14,5 +14,7 @@ model.queries = L(TwoStageQueries)(
     position="proposal",
     rank="first",
     supervise="all",
+    content_init="normal",
+    select_padding="training",
 )
 model.box_prior = 0.0

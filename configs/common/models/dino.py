@@ -17,6 +17,7 @@ model.queries = L(TwoStageQueries)(
     rank="max",
     supervise="selected",
     content_init="xavier",
+    select_padding="training",
 )
 model.denoising = L(Denoising)(
     num_classes="${..num_classes}",
@@ -26,7 +27,7 @@ model.denoising = L(Denoising)(
     box_noise=0.4,
     contrastive=True,
 )
-model.decoder.query_position = L(AnchorPosition)(dim="${...dim}", scale_by_content=False)
+model.decoder.query_position = L(AnchorPosition)(dim="${...dim}", scale_by_content=False, relative_to="map")
 model.decoder.refine = True
 model.decoder.look_forward_twice = True
 model.decoder.norm = True
