@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from polydet.data import read_image
+from polydet.data.readers.json_file import column, load_json, safe_relative_path, section
 from polydet.files import text_digest, whole_file, write_text
 
 from .proposal_columns import ProposalColumns
@@ -33,14 +35,21 @@ class ImageRecord:
 
 
 def images_of_json(json_file: Path) -> list[ImageRecord]:
-    """Images of a COCO or LVIS json, in file order; annotations are not looked at."""
-    data = json.loads(Path(json_file).read_text())
-    if "images" not in data:
-        raise ValueError(f"{json_file}: no key 'images'; a COCO or LVIS annotation file was expected")
+    """Images of a COCO or LVIS json, in file order; annotations are not looked at.
+
+    Raises DatasetError naming the file and the entry: broken json, ids that are no integers, names that leave the
+    image folder.
+    """
+    path = Path(json_file)
+    images = section(load_json(path), "images", path)
+    ids = column(images, "id", "int", path, "images")
     records = []
-    for image in data["images"]:
-        name = image.get("file_name") or "/".join(image["coco_url"].split("/")[-2:])
-        records.append(ImageRecord(int(image["id"]), name))
+    for i, (number, image) in enumerate(zip(ids.tolist(), images)):
+        key = "file_name" if image.get("file_name") else "coco_url"
+        name = column([image], key, "str", path, "images")[0]
+        if key == "coco_url":
+            name = "/".join(name.split("/")[-2:])
+        records.append(ImageRecord(number, safe_relative_path(name, path, f"images[{i}] (id {number})")))
     return records
 
 
@@ -65,11 +74,9 @@ def _search_shard(
     for record in records:
         path = os.path.join(root, record.file_name)
         try:
-            image = cv2.imread(path, cv2.IMREAD_COLOR)
-            if image is None:
-                raise OSError("missing" if not os.path.exists(path) else "not an image that can be decoded")
+            image = read_image({"file_name": path}, "BGR")
             found = propose(image, settings, record.image_id)
-        except (OSError, ValueError, cv2.error) as error:
+        except (ValueError, cv2.error) as error:  # DatasetError is one of them
             unreadable.append({"image_id": record.image_id, "file_name": record.file_name, "reason": str(error)})
             continue
         boxes.append(found)

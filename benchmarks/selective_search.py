@@ -9,13 +9,12 @@ import platform
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torchvision.ops import box_iou
 
 from aligndet.proposals import MODES, ProposalSettings, propose, selective_search
-from polydet.data import load_card
+from polydet.data import load_card, read_image
 
 
 def recall(found: np.ndarray, truth: np.ndarray) -> int:
@@ -29,7 +28,7 @@ def measure(mode: str, records: list[dict], min_side: float) -> dict:
     settings = ProposalSettings(mode=mode, min_side=min_side)
     seconds, boxes, hits, raw_hits, total = 0.0, 0, 0, 0, 0
     for record in records:
-        image = cv2.imread(record["file_name"])
+        image = read_image(record, "BGR")
         truth = np.float32([a["bbox"] for a in record["annotations"]]).reshape(-1, 4)
         truth[:, 2:] += truth[:, :2]
         start = time.perf_counter()

@@ -16,6 +16,7 @@ from detectron2.engine import DefaultPredictor
 from detectron2.utils.visualizer import Visualizer
 
 from polydet import model_zoo
+from polydet.data import DatasetError, read_image
 
 
 def main() -> None:
@@ -31,9 +32,10 @@ def main() -> None:
 
     cfg = model_zoo.get_cfg(args.run, weights=args.weights, device=args.device, vocabulary=args.words)
     predictor = DefaultPredictor(cfg)
-    image = cv2.imread(str(args.image))  # BGR, as DefaultPredictor wants it
-    if image is None:
-        parser.error(f"{args.image} cannot be read as an image")
+    try:
+        image = read_image({"file_name": str(args.image)}, "BGR")  # upright, 8 bits, as in training
+    except DatasetError as error:
+        parser.error(str(error))
     instances = predictor(image)["instances"].to("cpu")
     # the words may change at any time; nothing is trained or loaded again:
     # predictor.model.set_vocabulary(["ball", "brick"])

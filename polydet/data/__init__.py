@@ -15,9 +15,10 @@ from polydet.data.card import (
 )
 from polydet.data.columns import AnnotationTable
 from polydet.data.errors import DatasetError
+from polydet.data.images import read_image, to_uint8
 from polydet.data.load import class_image_counts, get_card, label_names, load_card
 from polydet.data.loader import build_test_loader, build_train_loader
-from polydet.data.mapper import DetectionMapper, read_image
+from polydet.data.mapper import DetectionMapper
 from polydet.data.mixed import MixedLoader, build_mixed_loader
 from polydet.data.samplers import (
     ClassAwareSampler,
@@ -57,4 +58,5 @@ __all__ = [
     "read_image",
     "register_card",
     "register_generator",
+    "to_uint8",
 ]

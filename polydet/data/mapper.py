@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -12,49 +10,10 @@ import torch
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
-from PIL import Image, ImageOps
 
-from polydet.data.errors import DatasetError
+from polydet.data.images import read_image
 
-__all__ = ["DetectionMapper", "read_image"]
-
-logger = logging.getLogger(__name__)
-
-
-def read_image(record: dict[str, Any], image_format: str = "RGB") -> np.ndarray:
-    """The image of a dataset dict, uint8 [H, W, 3], turned upright by its EXIF tag.
-
-    `file_offset` and `file_size`, where given, say which bytes of the file hold it (a member of a tar shard).
-    Raises DatasetError naming the file if it is missing, no image, truncated, or of another size than the dict says.
-    """
-    name = record["file_name"]
-    try:
-        if "file_offset" in record:
-            with open(name, "rb") as handle:
-                handle.seek(record["file_offset"])
-                source: Any = io.BytesIO(handle.read(record["file_size"]))
-        else:
-            source = name
-        with Image.open(source) as opened:
-            ImageOps.exif_transpose(opened, in_place=True)
-            image = detection_utils.convert_PIL_to_numpy(opened, image_format)
-    except Exception as error:  # Pillow raises almost anything on a broken file
-        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
-        raise DatasetError(
-            f"image cannot be read ({reason})",
-            file=name,
-            where=f"image id {record.get('image_id')} of {record.get('dataset_name')}",
-            remedy="fetch the image again or remove it from the annotations",
-        ) from error
-    expected = (record.get("height") or image.shape[0], record.get("width") or image.shape[1])
-    if image.shape[:2] != expected:
-        raise DatasetError(
-            f"image is {image.shape[1]}x{image.shape[0]} but annotated as {expected[1]}x{expected[0]} (width x height)",
-            file=name,
-            where=f"image id {record.get('image_id')} of {record.get('dataset_name')}",
-            remedy="correct the annotation's size; its boxes would not fit",
-        )
-    return image
+__all__ = ["DetectionMapper"]
 
 
 class DetectionMapper:

@@ -8,11 +8,10 @@ import matplotlib.figure
 import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.utils.visualizer import ColorMode, Visualizer
 from torch import nn
 
-from polydet.data import load_card
+from polydet.data import DatasetError, load_card, read_image
 from polydet.engine.progress import read_metrics
 from polydet.files import whole_file
 
@@ -57,7 +56,12 @@ def draw_predictions(
 def _panel(
     model: nn.Module, item: dict[str, Any], record: dict[str, Any], dataset: str, min_score: float, max_boxes: int
 ) -> Panel:
-    image = read_image(record["file_name"], format="RGB")
+    title = f"{dataset}: {Path(record['file_name']).name}"
+    try:
+        image = read_image(record)
+    except DatasetError:  # evaluation took a black picture in its place and said so
+        image = np.zeros((record["height"], record["width"], 3), np.uint8)
+        title += " (cannot be read)"
     metadata = MetadataCatalog.get(dataset)
     scale = max(1.0, 480 / max(image.shape[:2]))
     truth = Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.IMAGE).draw_dataset_dict(record)
@@ -71,7 +75,7 @@ def _panel(
     if instances.has("pred_masks"):
         instances.remove("pred_masks")
     found = Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.IMAGE).draw_instance_predictions(instances)
-    return f"{dataset}: {Path(record['file_name']).name}", truth.get_image(), found.get_image()
+    return title, truth.get_image(), found.get_image()
 
 
 def save_panels(panels: list[Panel], path: Path) -> None:
