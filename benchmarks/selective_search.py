@@ -9,6 +9,7 @@ import platform
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torchvision.ops import box_iou

@@ -18,6 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from PIL import Image
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -25,6 +26,7 @@ from polydet.data import DatasetError, get_card, list_cards, load_card, missing_
 from polydet.data.builtin.odinw import odinw13
 from polydet.data.card import datasets_root, find_card
 from polydet.data.card_files import card_folders
+from polydet.data.images import exif_turn
 from polydet.data.readers.openimages import image_sizes
 
 
@@ -35,6 +37,7 @@ class Report:
     name: str
     images: int = 0
     boxes: int = 0
+    crowds: int = 0
     classes: int = 0
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -72,10 +75,13 @@ def check(name: str, images: str | None, limit: int | None) -> Report:
     finally:
         logger.removeHandler(notes)
     report.notes = notes.lines
-    report.images, report.boxes, report.classes = len(table), len(table.labels), len(card.classes or ())
+    report.images, report.boxes, report.crowds = len(table), len(table.labels), table.crowds
+    report.classes = len(card.classes or ())
     if card.images is not None and card.images != len(table):
         report.problems.append(f"has {len(table):,} images, the whole dataset has {card.images:,}: fetch the rest")
     rows = range(len(table) if limit is None else min(limit, len(table)))
+    if images:
+        report.notes += turned_images(table, rows)
     if images == "open":
         report.problems += open_images(table, rows)
     elif images == "decode":
@@ -95,6 +101,29 @@ def open_images(table: object, rows: range) -> list[str]:
         elif expected != (0, 0) and expected != (height, width):
             problems.append(f"image {file} is {width}x{height}, annotated as {expected[1]}x{expected[0]}")
     return problems
+
+
+def turned_images(table: object, rows: range) -> list[str]:
+    """How many images an EXIF tag turns, and of how many of these the size cannot tell whether the boxes are."""
+    turned, unsure = 0, []
+    for i in rows:
+        try:
+            with Image.open(table.file_name(i)) as image:  # type: ignore[attr-defined]
+                turn = exif_turn(image)
+        except Exception:  # Pillow raises almost anything on a broken file, which open_images names
+            continue
+        turned += turn != 1
+        if turn in (2, 3, 4) or (turn != 1 and image.width == image.height):
+            unsure.append(table.file_name(i))  # type: ignore[attr-defined]
+    if not turned:
+        return []
+    note = f"{turned} images are turned by their EXIF tag and read upright"
+    if unsure:
+        note += (
+            f"; of {len(unsure)} of them (such as {unsure[0]}) the size cannot tell whether the boxes are of the "
+            "upright picture: look at some (tools/add_dataset.py draws them)"
+        )
+    return [note]
 
 
 def decode_images(name: str, rows: range) -> list[str]:
@@ -144,8 +173,8 @@ def main(argv: list[str] | None = None) -> int:
     except DatasetError as error:
         print(error, file=sys.stderr)
         return 1
-    rows = [(r.name, r.images, r.boxes, r.classes, len(r.problems) or "ok") for r in reports]
-    print(tabulate(rows, ["card", "images", "boxes", "classes", "problems"]))
+    rows = [(r.name, r.images, r.boxes, r.crowds, r.classes, len(r.problems) or "ok") for r in reports]
+    print(tabulate(rows, ["card", "images", "boxes", "crowds", "classes", "problems"]))
     for report in reports:
         for problem in report.problems[:20]:
             print(f"\n{report.name}: {problem}")

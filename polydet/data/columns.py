@@ -195,6 +195,11 @@ class AnnotationTable(Sequence[dict]):
         labels, offsets = _take(self.labels, self.offsets, np.asarray(images, np.int64))
         return replace(self, offsets=offsets, labels=labels)
 
+    @property
+    def crowds(self) -> int:
+        """Annotations that training leaves out: crowds, and what readers count as such (difficult, group-of, ...)."""
+        return int((self.flags & CROWD > 0).sum())
+
     def usable_images(self) -> np.ndarray:
         """True for images with at least one annotation that is not a crowd, bool [n]; for captioned images all."""
         if not len(self.labels) and self.extras is not None:

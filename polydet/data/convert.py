@@ -11,6 +11,8 @@ import numpy as np
 import yaml
 
 from polydet.data.errors import DatasetError
+from polydet.data.readers.box_format import check_box_format
+from polydet.data.readers.checks import clean_class_names
 from polydet.data.readers.openimages import image_sizes
 from polydet.data.readers.voc import parse_voc_xml
 
@@ -36,13 +38,13 @@ def yolo_class_names(path: Path) -> list[str]:
             raise DatasetError(f"is not valid YAML ({error})", file=path) from error
         given = content.get("names") if isinstance(content, dict) else None
         if isinstance(given, dict):
-            if sorted(given) != list(range(len(given))):
-                raise DatasetError(f"'names' has the keys {sorted(given)[:10]}, not 0, 1, 2, ...", file=path)
+            if set(given) != set(range(len(given))):
+                raise DatasetError(f"'names' has the keys {list(given)[:10]}, not 0, 1, 2, ...", file=path)
             given = [given[i] for i in range(len(given))]
         names = [str(name) for name in given] if isinstance(given, list) else []
     if not names:
         raise DatasetError("names no classes", file=path, remedy="a list under 'names', or one name per line")
-    return names
+    return clean_class_names(names, path)
 
 
 def yolo_to_coco(images: Path, labels: Path, names: Sequence[str]) -> dict[str, Any]:
@@ -57,6 +59,7 @@ def yolo_to_coco(images: Path, labels: Path, names: Sequence[str]) -> dict[str, 
     _check_label_files(images, labels, files)
     heights, widths = image_sizes(images, files)
     document = _document(names)
+    boxes, sides = [], []
     for number, (file, height, width) in enumerate(zip(files, heights.tolist(), widths.tolist()), 1):
         _need_size(images / file, height)
         document["images"].append({"id": number, "file_name": file, "height": height, "width": width})
@@ -66,8 +69,13 @@ def yolo_to_coco(images: Path, labels: Path, names: Sequence[str]) -> dict[str, 
                 box, polygon, k = _yolo_object(words, len(names), path, line)
                 scale = np.array([width, height])
                 corners = (box.reshape(2, 2) * scale).reshape(-1)
+                if polygon is None:
+                    boxes.append([*corners[:2], *(corners[2:] - corners[:2])])
+                    sides.append((width, height))
                 extra = {} if polygon is None else {"segmentation": [(polygon * scale).reshape(-1).tolist()]}
                 _add(document, number, k + 1, corners, 0, extra)
+    widths, heights = np.array(sides, np.float64).reshape(-1, 2).T
+    check_box_format(np.array(boxes, np.float64).reshape(-1, 4), widths, heights, labels, "cxcywh")
     return document
 
 
@@ -133,7 +141,7 @@ def voc_to_coco(images: Path, annotations: Path, names: Sequence[str] | None = N
         raise DatasetError("holds no xml files", file=annotations)
     parsed = [(path, *parse_voc_xml(path)) for path in paths]
     found = sorted({name for *_, objects in parsed for name, _, _ in objects})
-    classes = list(names) if names is not None else found
+    classes = list(names) if names is not None else clean_class_names(found, annotations)
     if unknown := sorted(set(found) - set(classes)):
         raise DatasetError(f"classes {unknown[:5]} occur but are not named", file=annotations, remedy="name them all")
     document = _document(classes)

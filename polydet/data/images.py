@@ -59,6 +59,8 @@ def read_image(record: dict[str, Any], image_format: str = "RGB") -> np.ndarray:
     except Exception as error:  # Pillow raises almost anything on a broken file
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
         remedy = "fetch the image again or remove it from the annotations"
+        if "\\" in str(name):
+            remedy = "the name has the separator of Windows: write '/' in its place"
         raise _error(record, f"image cannot be read ({reason})", remedy) from error
     return np.ascontiguousarray(image[:, :, ::-1]) if image_format == "BGR" else image
 
@@ -115,6 +117,8 @@ def _source(record: dict[str, Any]) -> Any:
 
 def _decoded(opened: Image.Image, name: str) -> np.ndarray:
     """Pixels as uint8 RGB [H, W, 3], upright."""
+    if exif_turn(opened) != 1:
+        _say("exif", "%s: its EXIF tag turns it; it and pictures like it are read upright, as boxes must be", name)
     ImageOps.exif_transpose(opened, in_place=True)
     if opened.mode.startswith(_WIDE_MODES):
         grey = to_uint8(np.asarray(opened), name)

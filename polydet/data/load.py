@@ -25,6 +25,7 @@ __all__ = ["class_image_counts", "get_card", "label_names", "load_card"]
 
 logger = logging.getLogger(__name__)
 
+_MANY_CROWDS = 0.25  # of all boxes
 STORE_BYTES = 8 * 2**20  # annotations larger than this are kept as columns on disk
 
 _CACHE: dict[str, tuple[tuple, AnnotationTable, DatasetCard]] = {}
@@ -96,7 +97,21 @@ def _read(card: DatasetCard) -> tuple[AnnotationTable, DatasetCard]:
         table = table.select(np.flatnonzero(~drop))
     if not len(table):
         raise DatasetError(f"card {card.name!r} has no usable image", file=card.json_files[0])
+    _warn_of_crowds(table, card)
     return table, full
+
+
+def _warn_of_crowds(table: AnnotationTable, card: DatasetCard) -> None:
+    """Say that many objects will not be trained on; sets that are made so have about one in a hundred to one in ten."""
+    crowds = table.crowds
+    if crowds > _MANY_CROWDS * len(table.labels):
+        logger.warning(
+            "%s: %d of %d boxes are crowds (iscrowd, difficult, group-of or invalid): training leaves them out and "
+            "evaluation ignores them; if they are single objects (CVAT writes iscrowd=1 for masks), set it to 0",
+            card.json_files[0],
+            crowds,
+            len(table.labels),
+        )
 
 
 def _read_file(card: DatasetCard, k: int, path: Path, root: Path, total: int) -> tuple[AnnotationTable, DatasetCard]:

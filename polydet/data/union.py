@@ -58,8 +58,11 @@ class Union:
         for name, table, rows in zip(self.datasets, self.tables, self._rows):
             if not len(rows):
                 raise DatasetError(
-                    f"dataset {name!r} has {len(table)} images but none with an annotation",
-                    remedy="check its annotation file, or keep empty images with filter_empty=False",
+                    f"dataset {name!r} has {len(table)} images but none with an annotation to train on "
+                    f"({len(table.labels)} boxes, {table.crowds} of them crowds)",
+                    remedy="if the crowds are single objects (CVAT writes iscrowd=1 for masks), set iscrowd to 0"
+                    if table.crowds
+                    else "check its annotation file, or keep empty images with filter_empty=False",
                 )
         self._starts = np.cumsum([0] + [len(rows) for rows in self._rows])
         self.num_labels = len(self.label_space)

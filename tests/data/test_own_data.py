@@ -268,6 +268,26 @@ def test_check_datasets(root, capsys):
     assert check.main(["odinw13"]) == 1 and "odinw_pothole_val" in capsys.readouterr().out
 
 
+def test_check_datasets_counts_turned_images(root, capsys):
+    """Of a picture turned by 180 degrees, or a square one, no size tells whether its boxes were turned."""
+    document = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    for k, (turn, size) in enumerate([(1, (60, 40)), (6, (60, 40)), (3, (60, 40)), (6, (40, 40))]):
+        tags = Image.Exif()
+        tags[0x0112] = turn
+        (root / "img").mkdir(exist_ok=True)
+        Image.new("RGB", size, "gray").save(root / "img" / f"{k}.jpg", exif=tags)
+        width, height = size[::-1] if turn == 6 else size
+        document["images"].append({"id": k, "file_name": f"{k}.jpg", "width": width, "height": height})
+        document["annotations"].append({"id": k, "image_id": k, "category_id": 1, "bbox": [1, 2, 9, 8]})
+    (root / "ann.json").write_text(json.dumps(document))
+    (root / "cards").mkdir()
+    content = {"json_file": str(root / "ann.json"), "image_root": str(root / "img")}
+    (root / "cards" / "mine.yaml").write_text(yaml.safe_dump(content))
+    assert tool("check_datasets").main(["mine", "--images"]) == 0
+    out = capsys.readouterr().out
+    assert "3 images are turned by their EXIF tag" in out and "of 2 of them (such as" in out and "2.jpg" in out
+
+
 def test_check_datasets_on_nothing(root, capsys):
     assert tool("check_datasets").main([]) == 1
     assert "DETECTRON2_DATASETS" in capsys.readouterr().out

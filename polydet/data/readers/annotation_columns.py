@@ -14,7 +14,7 @@ import pycocotools.mask as mask_utils
 
 from polydet.data.columns import CROWD, GROUP_OF, Strings
 from polydet.data.errors import DatasetError
-from polydet.data.readers.checks import check_unique, contiguous_ids, usable_boxes
+from polydet.data.readers.checks import check_same_type, check_unique, contiguous_ids, usable_boxes
 from polydet.data.readers.json_file import column
 from polydet.data.readers.json_stream import JsonSections
 from polydet.data.store import current_work
@@ -133,7 +133,8 @@ def _image_index(values: np.ndarray, image_ids: Any, owners: Sequence, path: Pat
     image_ids = np.asarray(image_ids)
     if not len(values):
         return np.zeros(0, np.int64)
-    if not len(image_ids) or values.dtype.kind != image_ids.dtype.kind:
+    check_same_type("image_id", values, "'id' in images", image_ids, path, f"annotation id {owners[0]}")
+    if not len(image_ids):
         bad = np.zeros(1, np.int64)
     else:
         order = np.argsort(image_ids, kind="stable")

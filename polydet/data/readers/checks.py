@@ -13,8 +13,9 @@ import numpy as np
 
 from polydet.data.card import DatasetCard
 from polydet.data.errors import DatasetError
+from polydet.data.readers.box_format import BoxForm, check_box_format
 
-__all__ = ["check_unique", "contiguous_ids", "match_classes", "usable_boxes"]
+__all__ = ["check_unique", "clean_class_names", "contiguous_ids", "match_classes", "usable_boxes"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,32 @@ def check_unique(ids: Any, what: str, path: Path) -> None:
             where=f"{what} id {values[worst]} ({counts[worst]} times, first as entry {first[worst]})",
             remedy=f"give every {what} its own id",
         )
+
+
+def clean_class_names(names: Sequence[str], path: Path) -> list[str]:
+    """Class names of a file without blanks around them; what was taken off is logged.
+
+    Raises DatasetError listing names that are empty, or that are the same, up to case: they would be taken for one
+    another by people, by templates and by text encoders.  A card that declares its classes may use such names.
+    """
+    clean = [" ".join(name.split()) for name in names]
+    if changed := [name for name, new in zip(names, clean) if name != new and new]:
+        logger.warning("%s: blanks are taken off the class names %s", path, changed[:5])
+    if not all(clean):
+        empty = [k for k, name in enumerate(clean) if not name]
+        raise DatasetError(
+            f"class names are empty (in order, from 0: {empty[:5]})", file=path, remedy="name every class"
+        )
+    groups: dict[str, list[str]] = {}
+    for name in clean:
+        groups.setdefault(name.casefold(), []).append(name)
+    if same := [group for group in groups.values() if len(group) > 1]:
+        raise DatasetError(
+            f"class names {same[:5]} are the same, up to case and blanks",
+            file=path,
+            remedy="give one id to one class; if they are different classes, declare them in the card (`classes`)",
+        )
+    return clean
 
 
 def match_classes(
@@ -54,10 +81,9 @@ def match_classes(
         if not fixed:
             raise DatasetError("'categories' is empty", file=path, remedy="declare the classes")
         order = sorted(fixed)
-        twice = [name for name, n in Counter(fixed.values()).items() if n > 1]
-        if twice:
-            raise DatasetError(f"categories {twice[:5]} have the same name", file=path, remedy="name each once")
+        fixed = dict(zip(order, clean_class_names([fixed[i] for i in order], path)))
         return tuple(fixed[i] for i in order), {id_: k for k, id_ in enumerate(order)}, tuple(order)
+    fixed = {id_: " ".join(name.split()) for id_, name in fixed.items()}
     exact = {name: k for k, name in enumerate(card.classes)}
     plain = Counter(map(_plain, card.classes))  # of "c" and "c++" or "a" and "A" only the very name tells which
     by_name = {_plain(name): k for k, name in enumerate(card.classes) if plain[_plain(name)] == 1}
@@ -98,12 +124,25 @@ def _plain(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.casefold()) or name
 
 
+def check_same_type(key: str, values: Any, other: str, ids: Any, path: Path, where: str) -> None:
+    """Raise DatasetError if ids that refer to others are text where those are numbers, or the other way round."""
+    values, ids = np.asarray(values), np.asarray(ids)
+    if len(values) and len(ids) and values.dtype.kind != ids.dtype.kind:
+        kinds = {"i": "a number", "U": "text"}
+        found, expected = (f"{kinds[a.dtype.kind]} ({a[:1].tolist()[0]!r})" for a in (values, ids))
+        raise DatasetError(
+            f"{key!r} is {found} but {other} {expected}", file=path, where=where, remedy="write both as numbers"
+        )
+
+
 def contiguous_ids(ids: Any, mapping: Mapping[Any, int], path: Path, owners: Sequence, what: str) -> np.ndarray:
     """Contiguous ids of a column of category ids, int32 [m].
 
     Raises DatasetError for an id that the file's categories do not declare; `owners` are the ids of the entries.
     """
     values, inverse = np.unique(np.asarray(ids), return_inverse=True)
+    if len(values):
+        check_same_type("category_id", values, "'id' in categories", list(mapping), path, f"{what} id {owners[0]}")
     known = [mapping.get(value, -1) for value in values.tolist()]
     if -1 in known:
         bad = known.index(-1)
@@ -118,7 +157,13 @@ def contiguous_ids(ids: Any, mapping: Mapping[Any, int], path: Path, owners: Seq
 
 
 def usable_boxes(
-    boxes: np.ndarray, widths: np.ndarray, heights: np.ndarray, owners: Sequence, path: Path, what: str = "annotation"
+    boxes: np.ndarray,
+    widths: np.ndarray,
+    heights: np.ndarray,
+    owners: Sequence,
+    path: Path,
+    what: str = "annotation",
+    form: BoxForm = "xywh",
 ) -> np.ndarray:
     """Which boxes can be used, bool [m]; the others are counted and logged with their ids.
 
@@ -129,9 +174,12 @@ def usable_boxes(
         boxes: float64 [m, 4], XYWH pixels.
         widths, heights: size of each box's image [m].
         owners: annotation ids, for messages.
+        form: the file's box format, for messages.
 
-    Raises DatasetError if more than half of at least ten boxes are unusable: then the file has another box format.
+    Raises DatasetError if the boxes fit their images in another format (`check_box_format`), or if more than half of
+    at least ten are unusable.
     """
+    check_box_format(boxes, widths, heights, path, form)
     x, y, w, h = boxes.T
     finite = (np.isfinite(boxes) & (np.abs(boxes) <= MAX_COORDINATE)).all(axis=1)
     with np.errstate(invalid="ignore"):

@@ -158,7 +158,7 @@ def _short(value: Any) -> str:
 
 
 def safe_relative_path(name: str, path: Path, where: str) -> str:
-    """An image's file name, refused if it is empty, absolute or climbs out of the image folder."""
+    """An image's file name, refused if it is empty, absolute, climbs out of the image folder or has backslashes."""
     parts = name.replace("\\", "/").split("/")
     if not name or "\0" in name or name.startswith(("/", "\\", "~")) or ".." in parts or ":" in parts[0]:
         raise DatasetError(
@@ -166,5 +166,12 @@ def safe_relative_path(name: str, path: Path, where: str) -> str:
             file=path,
             where=where,
             remedy="write names relative to the image folder",
+        )
+    if "\\" in name:
+        raise DatasetError(
+            f"file name {_short(name)} has the separator of Windows",
+            file=path,
+            where=where,
+            remedy="write '/' in its place, in all names",
         )
     return name

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from polydet.data.card import DatasetCard
 from polydet.data.columns import CROWD, GROUP_OF, AnnotationTable, Ragged, Strings
 from polydet.data.errors import DatasetError
+from polydet.data.images import exif_turn
 from polydet.data.readers.checks import usable_boxes
 from polydet.data.readers.json_file import safe_relative_path
 from polydet.data.store import current_work
@@ -93,7 +94,7 @@ def _table(
     x0, x1, y0, y1 = (relative * np.where(scale > 0, scale, 1)).T
     boxes = np.stack([x0, y0, x1 - x0, y1 - y0], axis=1)
     known = np.where(widths > 0, widths, 1), np.where(heights > 0, heights, 1)
-    keep = usable_boxes(boxes, known[0][image], known[1][image], range(2, len(boxes) + 2), path, "line")
+    keep = usable_boxes(boxes, known[0][image], known[1][image], range(2, len(boxes) + 2), path, "line", "xyxy")
     order = np.flatnonzero(keep)[np.argsort(image[keep], kind="stable")]
     counts = np.bincount(image[order], minlength=len(names))
     return AnnotationTable(
@@ -208,7 +209,7 @@ def _some_sizes(root: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 def _size(root: Path, name: str) -> tuple[int, int]:
     try:
         with Image.open(root / name) as image:
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # EXIF orientation: sides swapped
+            turned = exif_turn(image) in (5, 6, 7, 8)  # sides swapped
             return image.size if turned else (image.size[1], image.size[0])
     except Exception:  # Pillow raises almost anything on a broken file
         return 0, 0

@@ -12,6 +12,7 @@ import numpy as np
 from polydet.data.card import DatasetCard
 from polydet.data.columns import CROWD, AnnotationTable, Strings
 from polydet.data.errors import DatasetError
+from polydet.data.readers.box_format import BoxForm
 from polydet.data.readers.checks import check_unique, usable_boxes
 from polydet.data.readers.json_file import safe_relative_path
 
@@ -96,12 +97,14 @@ def boxes_table(
     sizes: Any,
     objects: list[Objects],
     ids: list[str] | None = None,
+    form: BoxForm = "xyxy",
 ) -> AnnotationTable:
     """A table from one list of objects per image; class names must be the card's.
 
     Args:
         sizes: (height, width) per image.
         ids: image ids, by default the file names.
+        form: the file's box format, for messages.
     """
     label_of = {name: k for k, name in enumerate(card.classes or ())}
     image, labels, boxes, flags, owners = [], [], [], [], []
@@ -119,7 +122,7 @@ def boxes_table(
             owners.append(names[i])
     heights, widths = np.asarray(sizes, np.int64).reshape(-1, 2).T
     index, array = np.asarray(image, np.int64), np.asarray(boxes, np.float64).reshape(-1, 4)
-    rows = np.flatnonzero(usable_boxes(array, widths[index], heights[index], owners, path, "image"))
+    rows = np.flatnonzero(usable_boxes(array, widths[index], heights[index], owners, path, "image", form))
     counts = np.bincount(index[rows], minlength=len(names))
     logger.info("%s: %d images, %d boxes", path, len(names), len(rows))
     return AnnotationTable(

@@ -129,5 +129,7 @@ def _with_sizes(
         logger.warning("%s: %s; they are dropped", image_root, message)
         absent = absent_images(image_root, names, heights)
     sizes = [(int(heights[i]), int(widths[i])) for i in keep]
-    table = boxes_table(card, path, image_root, [names[i] for i in keep], sizes, [objects[i] for i in keep])
+    table = boxes_table(
+        card, path, image_root, [names[i] for i in keep], sizes, [objects[i] for i in keep], form="xywh"
+    )
     return replace(table, absent=absent)
