@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ class LanguageDenoising(Denoising):
     """Noised objects whose content is the language embedding of a (possibly wrong) category.
 
     Wrong categories come from the image's own dataset. A noised object is scored against its *true* category: the
-    positive should match it, the negative should not.
+    positive should match it, the negative should not. The losses are divided as DINO's, see `Denoising`.
     """
 
     def __init__(
@@ -38,8 +39,10 @@ class LanguageDenoising(Denoising):
         label_noise: float = 0.25,
         box_noise: float = 1.0,
         see_matching: bool = True,
+        normalizer: Literal["pairs", "objects", "local"] = "objects",
     ) -> None:
-        super().__init__(1, dim, num_queries, label_noise=label_noise, box_noise=box_noise, see_matching=see_matching)
+        shared = {"label_noise": label_noise, "box_noise": box_noise}
+        super().__init__(1, dim, num_queries, **shared, see_matching=see_matching, normalizer=normalizer)
         self._language: Tensor | None = None
 
     def make_embedding(self, num_classes: int, dim: int) -> nn.Embedding | None:

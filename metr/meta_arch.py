@@ -307,7 +307,8 @@ class METR(VocabularyState, DETR):
         if noised is not None:
             pairs = Assignment.same_for_layers(layers, noised.image, noised.query, noised.target)
             real = true_classes(noised, targets)[1][..., None].float()
-            branches.append(Branch(predictions.select(slice(0, count)), binary, "dn", pairs, real))
+            own = predictions.select(slice(0, count))
+            branches.append(Branch(own, binary, "dn", pairs, real, noised.normalizer))
         return branches
 
     def _log_surplus(self, count: int) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Sized
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polydet.layers import cxcywh_to_xyxy, inverse_sigmoid, xyxy_to_cxcywh
+from polydet.layers import cxcywh_to_xyxy, inverse_sigmoid, mean_over_processes, xyxy_to_cxcywh
 
 from .structures import DenoisingQueries, Targets, count_classes
 
@@ -31,6 +32,10 @@ class Denoising(nn.Module):
         label_noise: chance that a query is given a random class.
         box_noise: see above. indicator: DN-DETR: the last content channel is 1.
         see_matching: whether denoising queries may see the other queries.
+        normalizer: what the denoising losses are divided by, at least 1; `groups` depends on the most objects of a
+            process's images. "pairs": positive pairs, averaged over processes (Co-DINO); "objects": objects averaged
+            over processes, times this process's groups (DINO); "local": this process's own pairs (DN-DETR). With one
+            process they are the same.
     """
 
     def __init__(
@@ -44,8 +49,12 @@ class Denoising(nn.Module):
         contrastive: bool = True,
         indicator: bool = False,
         see_matching: bool = True,
+        normalizer: Literal["pairs", "objects", "local"] = "pairs",
     ) -> None:
         super().__init__()
+        if normalizer not in ("pairs", "objects", "local"):
+            raise ValueError(f"normalizer must be pairs, objects or local, got {normalizer!r}")
+        self.normalizer = normalizer
         self.num_classes = count_classes(num_classes)
         self.num_queries = num_queries
         self.num_groups = num_groups
@@ -103,7 +112,18 @@ class Denoising(nn.Module):
             weight[image_of, query] = 1.0
         # by place rather than by `negative`: a mask of bools would make the GPU wait
         positives = [t.view(copies, len(labels))[::kinds].flatten() for t in (image_of, query, target_of)]
-        return DenoisingQueries(padded, references, kinds * most, positives[0], positives[1], positives[2], weight)
+        divisor = self._divisor(sum(counts), groups, device)
+        return DenoisingQueries(
+            padded, references, kinds * most, positives[0], positives[1], positives[2], weight, divisor
+        )
+
+    def _divisor(self, objects: int, groups: int, device: torch.device) -> Tensor:
+        if self.normalizer == "objects":
+            return mean_over_processes(float(objects), device=device) * groups
+        pairs = float(objects * groups)
+        if self.normalizer == "pairs":
+            return mean_over_processes(pairs, device=device)
+        return torch.full((), max(pairs, 1.0), device=device)
 
     def _groups(self, most: int) -> int:
         if not self.contrastive:

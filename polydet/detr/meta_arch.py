@@ -230,7 +230,8 @@ class DETR(nn.Module):
         branches = [Branch(predictions.select(slice(count, None)), targets), *queries.branches]
         if noised is not None:
             assignment = Assignment.same_for_layers(len(predictions.boxes), noised.image, noised.query, noised.target)
-            branches.append(Branch(predictions.select(slice(0, count)), targets, "dn", assignment, noised.class_weight))
+            own = predictions.select(slice(0, count))
+            branches.append(Branch(own, targets, "dn", assignment, noised.class_weight, noised.normalizer))
         return branches
 
     def detections(

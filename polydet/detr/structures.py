@@ -197,7 +197,8 @@ class Queries:
 class DenoisingQueries:
     """Noised objects: `content` ``[B, D, C]``, `references` ``[B, D, 4]``; `group_size` queries a group; `image`,
     `query`, `target` ``[M]`` say which query must rebuild which object (the others are background); `class_weight`
-    ``[B, D, 1]`` is 0 for queries left out of the classification, None where none is."""
+    ``[B, D, 1]`` is 0 for queries left out of the classification, None where none is; `normalizer` (0-d) divides the
+    losses, see `Branch`."""
 
     content: Tensor
     references: Tensor
@@ -206,6 +207,7 @@ class DenoisingQueries:
     query: Tensor
     target: Tensor
     class_weight: Tensor | None = None
+    normalizer: Tensor | None = None
 
     @property
     def num_queries(self) -> int:

@@ -17,7 +17,7 @@ from .builders import DIM, batch, build
 
 # option: members of `configs/common/models` by value
 VALUES: dict[str, list[tuple[Any, str]]] = {
-    "queries.content_init": [("xavier", "dino"), ("normal", "dino_5scale co_dino co_dino_vit")],
+    "queries.content_init": [("xavier", "dino metr"), ("normal", "dino_5scale co_dino co_dino_vit")],
     "backbone.bias": [
         (True, "detr conditional_detr dab_detr deformable_detr deformable_detr_two_stage deformable_detr_pp"),
         (True, "dab_deformable_detr dn_dab_deformable_detr dino metr"),
@@ -27,6 +27,11 @@ VALUES: dict[str, list[tuple[Any, str]]] = {
         (1e-5, "conditional_detr deformable_detr deformable_detr_refine"),
         (1e-5, "deformable_detr_two_stage deformable_detr_pp co_deformable_detr_pp"),
         (1e-3, "dab_detr dab_deformable_detr dn_dab_deformable_detr dino dino_5scale metr co_dino co_dino_vit"),
+    ],
+    "denoising.normalizer": [
+        ("objects", "dino metr"),
+        ("pairs", "dino_5scale co_dino co_dino_vit"),
+        ("local", "dn_dab_deformable_detr"),
     ],
     "decoder.query_position.relative_to": [
         ("map", "dab_deformable_detr dn_dab_deformable_detr dino dino_5scale metr co_dino co_dino_vit"),

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from polydet.detr import Denoising, Targets
@@ -223,3 +225,44 @@ def test_needs_four_dimensional_references() -> None:
     model = build("detr", denoising=Denoising(CLASSES, 64))
     with pytest.raises(ValueError, match="4-d references"):
         model(batch())
+
+
+def divisors(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    objects = targets(((1,), (20,))[rank])
+    found = {}
+    for kind in ("objects", "pairs", "local"):
+        noised = Denoising(CLASSES, 8, normalizer=kind)(objects)
+        found[kind] = noised.normalizer.item()
+        assert len(noised.query) == (100, 100)[rank]
+    torch.save(found, f"{folder}/{rank}.pth")
+    dist.destroy_process_group()
+
+
+def test_normalizers_of_the_authors_on_two_processes(tmp_path) -> None:
+    """One image with 1 object and one with 20, 100 pairs in each; values of the authors' codes."""
+    mp.start_processes(divisors, (str(tmp_path),), nprocs=2, start_method="fork")
+    first, second = (torch.load(tmp_path / f"{rank}.pth") for rank in (0, 1))
+    assert (first["objects"], second["objects"]) == (1050.0, 52.5)  # DINO: 10.5 objects, times 100 and 5 groups
+    assert (first["pairs"], second["pairs"]) == (100.0, 100.0)  # Co-DINO
+    assert (first["local"], second["local"]) == (100.0, 100.0)  # DN-DETR
+    with pytest.raises(ValueError, match="pairs, objects or local"):
+        Denoising(CLASSES, 8, normalizer="mean")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("member", ["dino", "dn_dab_deformable"])
+def test_the_normalizer_divides_the_denoising_losses(member: str) -> None:
+    model = build(member)
+    inputs = batch(counts=(3, 1))
+    objects = model.prepare_targets(inputs)
+    queries = model.build_queries(model.encode(model.preprocess(inputs)), objects)
+    assert queries.denoising.normalizer == len(queries.denoising.query)  # one process: all kinds are the pairs
+    predictions = model.decode(queries, model.encode(model.preprocess(inputs)))
+    losses = []
+    for divisor in (1.0, 4.0):
+        queries.denoising.normalizer = torch.tensor(divisor)
+        branch = next(b for b in model.branches(predictions, queries, objects) if b.name == "dn")
+        losses.append(model.criterion(branch))
+    for name, value in losses[0].items():
+        torch.testing.assert_close(value, losses[1][name] * 4)

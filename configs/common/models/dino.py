@@ -26,6 +26,7 @@ model.denoising = L(Denoising)(
     label_noise=0.25,
     box_noise=0.4,
     contrastive=True,
+    normalizer="objects",
 )
 model.decoder.query_position = L(AnchorPosition)(dim="${...dim}", scale_by_content=False, relative_to="map")
 model.decoder.refine = True

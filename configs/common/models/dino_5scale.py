@@ -6,5 +6,5 @@ model.backbone.in_features = ["res2", "res3", "res4", "res5"]
 model.backbone.num_outs = 5
 model.backbone.bias = False  # mmdetection has none before a norm
 model.queries.content_init = "normal"
-model.denoising.box_noise = 1.0
+model.denoising.update(box_noise=1.0, normalizer="pairs")
 model.share_heads = False

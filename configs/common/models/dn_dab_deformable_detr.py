@@ -15,4 +15,5 @@ model.denoising = L(Denoising)(
     box_noise=0.4,
     contrastive=False,
     indicator=True,
+    normalizer="local",
 )

@@ -23,8 +23,10 @@ model.update(
     mask_foreign=False,
     federated="none",
     on_vocabulary_mismatch="error",
-    queries=L(CategoryQuerySource)(num_queries=100, dim="${..dim}", allocation="uniform"),
-    denoising=L(LanguageDenoising)(dim="${..dim}", num_queries=100, label_noise=0.25, box_noise=0.4),
+    queries=L(CategoryQuerySource)(num_queries=100, dim="${..dim}", allocation="uniform", content_init="xavier"),
+    denoising=L(LanguageDenoising)(
+        dim="${..dim}", num_queries=100, label_noise=0.25, box_noise=0.4, normalizer="objects"
+    ),
     postprocess=L(CategoryScores)(num=100, category_power=0.0),
 )
 model.criterion.matcher._target_ = GroupMatcher
