@@ -14,7 +14,8 @@ class TopK(nn.Module):
 
     Args:
         num: pairs kept.
-        soft_nms_iou: class-wise linear soft-NMS over this IoU (Co-DINO: 0.8); None: no suppression.
+        soft_nms_iou: class-wise linear soft-NMS over this IoU (Co-DINO: 0.8), of boxes cut at the image's border as in
+            the released code; None: no suppression.
         max_detections: kept after soft-NMS; default `num`.
     """
 
@@ -30,7 +31,8 @@ class TopK(nn.Module):
         query = torch.div(index, logits.shape[1], rounding_mode="floor")
         scores, classes, chosen = best.float().sigmoid(), index % logits.shape[1], boxes[query]
         if self.soft_nms_iou is not None:
-            keep, scores = linear_soft_nms(cxcywh_to_xyxy(chosen), scores, classes, self.soft_nms_iou)
+            corners = cxcywh_to_xyxy(chosen).clamp(0, 1)  # two boxes that differ beyond the border are one
+            keep, scores = linear_soft_nms(corners, scores, classes, self.soft_nms_iou)
             keep, scores = keep[: self.max_detections], scores[: self.max_detections]
             classes, chosen = classes[keep], chosen[keep]
         return scores, classes, chosen

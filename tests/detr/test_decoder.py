@@ -212,3 +212,12 @@ def test_instances_are_in_pixels_of_the_original() -> None:
         torch.tensor([0.9]), torch.tensor([1]), torch.tensor([[0.5, 0.5, 0.5, 1.5]]), height=100, width=40
     )
     assert found.pred_boxes.tensor.tolist() == [[10.0, 0.0, 30.0, 100.0]]
+
+
+def test_soft_nms_compares_what_lies_in_the_image() -> None:
+    """The released code keeps one of this pair: the second is the first cut at the left border."""
+    boxes = torch.tensor([[0.04, 0.5, 0.20, 0.3], [0.07, 0.5, 0.14, 0.3]])
+    logits = torch.tensor([[2.0], [1.9]])
+    scores, _, chosen = TopK(2, soft_nms_iou=0.8)(logits, boxes)
+    assert torch.equal(chosen, boxes[:1])  # as given: what an image keeps of it is cut later
+    assert scores.tolist() == pytest.approx([0.8808], abs=1e-4)
