@@ -13,6 +13,7 @@ from detectron2.structures import Instances
 
 from detclipv2.meta_arch import DetCLIPv2
 from polydet.data import read_image
+from polydet.evaluation import answer_by_size
 
 Picture = np.ndarray | str | Path
 
@@ -24,7 +25,7 @@ class WordPredictor:
         model: a trained model; it is put into eval mode.
         short, longest: test size in pixels, see Detectron2's ``ResizeShortestEdge``; ``short=0`` leaves images as
             they are.
-        batch_size: images per forward pass.
+        batch_size: images prepared together; those of one size share a forward pass.
         min_score: detections below it are dropped.
     """
 
@@ -54,7 +55,7 @@ class WordPredictor:
         with self.model.looking_for(words):
             for start in range(0, len(images), self.batch_size):
                 batch = [self.prepare(image) for image in images[start : start + self.batch_size]]
-                found += [output["instances"].to("cpu") for output in self.model(batch)]
+                found += [output["instances"].to("cpu") for output in answer_by_size(self.model, batch)]
         return [instances[instances.scores >= self.min_score] for instances in found]
 
     def prepare(self, image: Picture) -> dict[str, Any]:

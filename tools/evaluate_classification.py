@@ -24,7 +24,7 @@ from polydet.data.augmentations import fixed_resize
 from polydet.engine import CheckpointError, ConfigError
 from polydet.engine.distributed import resolve_device
 from polydet.engine.evaluate import ClassMismatch, classes_of
-from polydet.evaluation import build_evaluator
+from polydet.evaluation import SameSize, build_evaluator
 from polydet.files import write_text
 from polydet.model_zoo import get, get_config
 
@@ -50,7 +50,8 @@ def evaluate(cfg: DictConfig, model: nn.Module, dataset: str) -> dict[str, float
     if space is not None and space.names != label_space_of([dataset]).names:
         raise ClassMismatch(f"{dataset} has other classes than the model was trained on")
     with classes_of(model, dataset, None):
-        results = inference_on_dataset(model, instantiate(loader_cfg), build_evaluator(dataset, None, "multilabel"))
+        evaluator = build_evaluator(dataset, None, "multilabel")
+        results = inference_on_dataset(SameSize(model), instantiate(loader_cfg), evaluator)
     return results["classification"]
 
 

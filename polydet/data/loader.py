@@ -250,10 +250,12 @@ def _count_skipped(batch: list[dict[str, Any]], known: dict[str, str], limit: in
 def build_test_loader(
     dataset: str, mapper: Mapper, num_workers: int = 2, batch_size: int = 1, max_skipped: int = 20
 ) -> TestLoader:
-    """Every image of a card once, in order, split over the processes; yields lists of mapped dicts.
+    """Every image of a card once, split over the processes; yields lists of mapped dicts.
 
-    An image that cannot be read is shown to the model as black (its objects count as missed), counted and logged, up
-    to `max_skipped`.
+    A batch holds images that the annotations give one size, so that the test mapper leaves nothing to pad; with
+    ``batch_size=1`` they come in the card's order, else each batch in the place of its first image. An image that
+    cannot be read is shown to the model as black (its objects count as missed), counted and logged, up to
+    `max_skipped`.
     """
     return TestLoader(load_card(dataset), mapper, num_workers, batch_size, max_skipped)
 
@@ -270,8 +272,7 @@ class TestLoader:
         self.skipped: dict[str, str] = {}
         self._loader = torchdata.DataLoader(
             _TestSamples(dataset, mapper),
-            batch_size=batch_size,
-            sampler=InferenceSampler(len(dataset)),
+            batch_sampler=_SizedBatches(dataset, batch_size),
             num_workers=num_workers,
             collate_fn=_identity,
             multiprocessing_context="fork" if num_workers else None,
@@ -284,6 +285,29 @@ class TestLoader:
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         for batch in self._loader:
             yield _count_skipped(batch, self.skipped, self.max_skipped)
+
+
+class _SizedBatches(torchdata.Sampler):
+    """This process's images in batches of one annotated size, each in the place of its first image."""
+
+    def __init__(self, table: AnnotationTable, size: int):
+        if size < 1:
+            raise ValueError(f"batch_size={size} must be positive")
+        self._batches: list[list[int]] = []
+        open_batch: dict[tuple[int, int], list[int]] = {}
+        for index in InferenceSampler(len(table)):
+            of_size = int(table.heights[index]), int(table.widths[index])
+            batch = open_batch.get(of_size)
+            if batch is None or len(batch) == size or not all(of_size):  # a size of 0 is not known
+                batch = open_batch[of_size] = []
+                self._batches.append(batch)
+            batch.append(index)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self._batches)
 
 
 class _TestSamples(torchdata.Dataset):

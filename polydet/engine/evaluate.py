@@ -18,7 +18,7 @@ from torch import nn
 
 from polydet.data import get_card
 from polydet.engine.pictures import draw_predictions, save_panels
-from polydet.evaluation import build_evaluator
+from polydet.evaluation import answer_by_size, build_evaluator
 from polydet.files import write_text
 from polydet.text import LabelSpace, clean_name
 
@@ -43,7 +43,7 @@ class RestrictedModel(nn.Module):
     def __init__(self, model: nn.Module, joint_labels: Sequence[int], num_labels: int) -> None:
         super().__init__()
         self.local: torch.Tensor
-        self.model = model
+        self.model, self.training = model, model.training
         local = torch.full((num_labels,), -1, dtype=torch.long)
         for i, label in enumerate(joint_labels):
             if label >= 0:
@@ -65,10 +65,11 @@ class _Autocast(nn.Module):
     def __init__(self, model: nn.Module, autocast: Autocast) -> None:
         super().__init__()
         self.model, self.autocast = model, autocast
+        self.training = model.training  # the mode that an evaluation goes back to
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         with self.autocast():
-            return self.model(batched_inputs)
+            return answer_by_size(self.model, batched_inputs)
 
 
 def evaluate(
@@ -82,7 +83,7 @@ def evaluate(
     """Evaluate on every dataset of ``cfg.dataloader.test_datasets``.
 
     A model with ``set_vocabulary`` is given the classes of each dataset; any other is restricted to the joint labels
-    of the dataset's classes.
+    of the dataset's classes. Images of a batch are answered as they would be alone (`answer_by_size`).
 
     Args:
         cfg: the run's config; ``cfg.dataloader.test`` builds the loader of one dataset, and ``cfg.dataloader.

@@ -7,6 +7,7 @@ from polydet.evaluation.lvis import CardLVISEvaluator, FixedAPEvaluator
 from polydet.evaluation.multilabel import MultiLabelEvaluator
 from polydet.evaluation.openimages import OpenImagesEvaluator
 from polydet.evaluation.report import summarise, unseen_classes, write_report
+from polydet.evaluation.same_size import SameSize, answer_by_size
 
 __all__ = [
     "EVALUATORS",
@@ -17,6 +18,8 @@ __all__ = [
     "FixedAPEvaluator",
     "MultiLabelEvaluator",
     "OpenImagesEvaluator",
+    "SameSize",
+    "answer_by_size",
     "build_evaluator",
     "coco_ground_truth",
     "summarise",

@@ -48,6 +48,7 @@ class CardCOCOEvaluator(COCOEvaluator):
         max_dets_per_image: int | None = None,
     ):
         table = load_card(dataset_name)  # also brings the metadata up to date
+        self._place = {table.image_id(i): i for i in range(len(table))}
         card = get_card(dataset_name)
         meta = MetadataCatalog.get(dataset_name)
         native = card.format == "coco" and len(card.json_files) == 1 and not card.options.get("exclude_images_of")
@@ -71,6 +72,11 @@ class CardCOCOEvaluator(COCOEvaluator):
             self._complete(meta.thing_dataset_id_to_contiguous_id, meta.thing_classes)
         if not len(table.labels):
             self._do_evaluation = False
+
+    def evaluate(self, img_ids: Any = None) -> Any:
+        """As Detectron2's; predictions are kept in the card's order, whatever the batches were."""
+        self._predictions.sort(key=lambda prediction: self._place.get(prediction["image_id"], len(self._place)))
+        return super().evaluate(img_ids)
 
     def _complete(self, ids: dict[Any, int], classes: list[str]) -> None:
         """Fill in what pycocotools needs; categories in the order of their ids, named as the card names them."""

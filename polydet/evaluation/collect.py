@@ -55,6 +55,11 @@ def best_per_class(detections: Detections, limit: int) -> Detections:
     return detections.take(np.sort(keep))
 
 
+def _in_order(detections: Detections) -> Detections:
+    """In the order of the card's images, those of an image as they came."""
+    return detections.take(np.argsort(detections.image, kind="stable"))
+
+
 class DetectionEvaluator(DatasetEvaluator):
     """Base of evaluators that need all detections at once.
 
@@ -114,7 +119,7 @@ class DetectionEvaluator(DatasetEvaluator):
 
     def _prune(self) -> None:
         assert self.max_per_class is not None
-        self._parts = [best_per_class(Detections.join(self._parts), self.max_per_class)]
+        self._parts = [best_per_class(_in_order(Detections.join(self._parts)), self.max_per_class)]
         self._new = 0
 
     def evaluate(self) -> dict[str, Any]:
@@ -132,8 +137,7 @@ class DetectionEvaluator(DatasetEvaluator):
             parts.append(found.take(~np.isin(found.image, list(repeated))) if repeated else found)
             taken |= seen
         detections = Detections.join(parts)
-        if len(gathered) > 1:  # in the order of one process
-            detections = detections.take(np.argsort(detections.image, kind="stable"))
+        detections = _in_order(detections)  # whatever the processes and batches were
         if self.max_per_class is not None:
             detections = best_per_class(detections, self.max_per_class)
         if self.output_dir is not None:

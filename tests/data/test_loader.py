@@ -1,5 +1,7 @@
 """Loaders: the stream is a function of seed and position; skips are counted; samplers are exact."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,7 @@ from polydet.data import (
 )
 from polydet.data import loader as loader_module
 from polydet.data.augmentations import large_scale_jitter
+from polydet.data.load import load_card
 from polydet.data.samplers import IndexStream, class_aware_weights, image_counts, repeat_factors
 from polydet.data.shapeworld import generate
 
@@ -208,6 +211,18 @@ def test_test_loader(world, caplog):
         assert list(loader.skipped) == [str(path)] and path.name in caplog.text
     finally:
         path.write_bytes(data)
+
+
+def test_test_batches_hold_one_size(world, monkeypatch):
+    table = load_card("shapes_coco_val")
+    heights = np.array([5, 7, 5, 0, 7, 5, 5, 5, 0, 7, 7, 5, 7, 9, 5], np.int32)
+    monkeypatch.setattr("polydet.data.loader.load_card", lambda name: replace(table, heights=heights))
+    # places of the images: a batch stands where its first image does; nothing is known of images 3 and 8
+    expected = [[0, 2, 5], [1, 4, 9], [3], [6, 7, 11], [8], [10, 12], [13], [14]]
+    loader = build_test_loader("shapes_coco_val", lambda record: {"image_id": record["image_id"]}, 0, batch_size=3)
+    assert [[item["image_id"] - 1 for item in batch] for batch in loader] == expected and len(loader) == 8
+    with pytest.raises(ValueError, match="batch_size=0"):
+        build_test_loader("shapes_coco_val", lambda record: record, 0, batch_size=0)
 
 
 def test_test_loader_splits_over_processes(world, monkeypatch):

@@ -205,6 +205,18 @@ def test_fixed_ap_keeps_the_best_of_each_class():
     assert np.array_equal(pieces.score, kept.score) and np.array_equal(pieces.box, kept.box)
 
 
+def test_batches_in_another_order_change_nothing(world, tmp_path):
+    kept = []
+    for order in (1, -1):
+        evaluator = build_evaluator("shapes_lvis_val", str(tmp_path / str(order)))
+        for record, output in list(guesses("shapes_lvis_val"))[::order]:
+            evaluator.process([record], [output])
+        kept.append((evaluator.evaluate(), np.load(tmp_path / str(order) / "detections.npz")))
+    np.testing.assert_equal(kept[0][0], kept[1][0])  # NaN equals NaN
+    for name in ("image", "label", "score", "box"):
+        assert np.array_equal(kept[0][1][name], kept[1][1][name])
+
+
 def test_classes_in_another_order_and_absent_classes(world, tmp_path):
     """Per-class results carry the right names whatever the order of the file's ids."""
     source = json.loads((world / "shapeworld/v1/coco/instances_val.json").read_text())
