@@ -5,7 +5,7 @@
     python tools/lazyconfig_train_net.py --config-file configs/scaledet_swinb.py --num-gpus 8 train.output_dir=out
     torchrun --nproc-per-node 8 tools/lazyconfig_train_net.py --config-file ...
     ... --resume        go on where the run in train.output_dir stopped
-    ... --eval-only     evaluate the final weights of the run in train.output_dir, or train.init_checkpoint=FILE
+    ... --eval-only     evaluate train.init_checkpoint=FILE if it is named here, else the weights in train.output_dir
 
 Overrides are key=value; a key that does not exist is an error that names the nearest one.
 """
@@ -16,7 +16,6 @@ import sys
 from polydet.data import DatasetError
 from polydet.engine import CheckpointError, ConfigError, load_config, run, run_distributed
 from polydet.engine.evaluate import ClassMismatch
-from polydet.engine.run import prefer_own_weights
 from polydet.engine.sentinels import SilentFailure
 from polydet.text import VocabularyMismatch
 
@@ -40,8 +39,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     """One process of the job."""
     cfg = load_config(args.config_file, args.overrides)
-    if args.eval_only and not any(override.startswith("train.init_checkpoint=") for override in args.overrides):
-        prefer_own_weights(cfg)
     run(cfg, resume=args.resume, eval_only=args.eval_only)
 
 

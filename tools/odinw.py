@@ -26,6 +26,7 @@ from detectron2.utils import comm
 from polydet.data import DatasetError, Union, prepare_cards
 from polydet.data.builtin.odinw import ODINW13
 from polydet.engine import CheckpointError, ConfigError, load_config, run, run_distributed
+from polydet.engine.weights import own_weights, use_weights
 from polydet.evaluation.report import write_report
 
 logger = logging.getLogger("polydet.odinw")
@@ -79,8 +80,8 @@ def run_set(args: argparse.Namespace, name: str) -> dict[str, Any]:
     if not done.is_file():
         if not args.direct:
             run(cfg, resume=True)
-            best = folder / "model_best.pth"
-            cfg.train.init_checkpoint = str(best if best.is_file() else folder / "model_final.pth")
+            best = (folder / "model_best.pth").is_file()
+            use_weights(cfg, own_weights(cfg, explicit=False, best=best))
         cfg.dataloader.test_datasets = [test]
         cfg.train.output_dir = str(folder / "test")
         run(cfg, eval_only=True)

@@ -14,6 +14,7 @@ import yaml
 from detectron2.config import LazyConfig
 from detectron2.utils.registry import locate
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -48,12 +49,50 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     if not Path(path).is_file():
         raise ConfigError(f"config file {str(path)!r} does not exist{_nearest_file(Path(path))}")
     cfg = LazyConfig.load(str(path)) if Path(path).suffix == ".py" else read_yaml_config(path)
+    starts = _starts(cfg)
     if OmegaConf.select(cfg, "train.output_dir") == DEFAULT_OUTPUT:
         cfg.train.output_dir = f"{DEFAULT_OUTPUT}/{_own_name(Path(path))}"
     apply_overrides(cfg, overrides)
     check_calls(cfg)
-    cfg.setdefault("source", {"file": str(path), "overrides": list(overrides)})
+    _note_source(cfg, path, overrides, starts)
     return cfg
+
+
+def _note_source(cfg: DictConfig, path: Any, overrides: Sequence[str], starts: dict[str, str]) -> None:
+    """Where the config is from, and which weights its file starts from unless an override named others.
+
+    A run's ``config.yaml`` keeps its first file, and the overrides of all loads.
+    """
+    old = cfg.get("source") or {}
+    named = {key for override in _parsed(overrides) for key in _named(override)}
+    starts = {key: start for key, start in starts.items() if key not in named}
+    cfg.source = {
+        **old,
+        "file": old.get("file", str(path)),
+        "overrides": [*old.get("overrides", []), *overrides],
+        "start": starts.pop("train.init_checkpoint", None),
+        "stage_starts": {key.split(".")[1]: start for key, start in starts.items()},
+    }
+
+
+def _starts(cfg: DictConfig) -> dict[str, str]:
+    """Key -> value of every ``train.init_checkpoint``."""
+    keys = ["train.init_checkpoint", *(f"stages.{name}.train.init_checkpoint" for name in cfg.get("stages", {}))]
+    return {key: str(OmegaConf.select(cfg, key) or "") for key in keys}
+
+
+def _named(override: Override) -> Iterator[str]:
+    """Dotted keys of the values that an override sets."""
+
+    def leaves(key: str, value: Any) -> Iterator[str]:
+        if isinstance(value, Mapping):
+            for name, item in value.items():
+                yield from leaves(f"{key}.{name}", item)
+        else:
+            yield key
+
+    if not override.is_delete():
+        yield from leaves(override.key_or_group, override.value())
 
 
 def _own_name(path: Path) -> str:
@@ -65,11 +104,7 @@ def _own_name(path: Path) -> str:
 
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Override ``cfg`` in place; see :func:`load_config` for grammar and errors."""
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
-        raise ConfigError(f"cannot parse the overrides {list(overrides)}: {error}") from error
-    for override in parsed:
+    for override in _parsed(overrides):
         key = override.key_or_group
         if override.is_delete():
             _delete(cfg, key)
@@ -77,6 +112,13 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
             OmegaConf.update(cfg, key, override.value(), merge=True, force_add=True)
         else:
             _set(cfg, key, override.value())
+
+
+def _parsed(overrides: Sequence[str]) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise ConfigError(f"cannot parse the overrides {list(overrides)}: {error}") from error
 
 
 def check_calls(cfg: Any) -> None:

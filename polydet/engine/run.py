@@ -37,6 +37,7 @@ from polydet.engine.published import skip_published_weights
 from polydet.engine.running import RunningAverages
 from polydet.engine.sentinels import FrozenSentinel, GroundTruthSentinel, NonFiniteReplay, ZeroLossSentinel
 from polydet.engine.trainer import DTYPES, NonFiniteError, Trainer, autocast
+from polydet.engine.weights import is_named, own_weights, use_weights
 from polydet.files import write_text
 
 logger = logging.getLogger(__name__)
@@ -49,8 +50,7 @@ def run(cfg: DictConfig, resume: bool = False, eval_only: bool = False) -> Resul
     A config with ``stages`` (name -> config with the same keys, or ``{"run": call}``) runs them one after the other,
     each in its own folder under ``train.output_dir``; ``train.init_checkpoint="stage:NAME"`` is an earlier stage's
     final checkpoint.  Interpolations in a stage start at the stage's config, those of a ``run`` at the whole one.
-    With ``resume`` finished stages are left alone; ``eval_only`` takes ``train.init_checkpoint`` or, where it is empty
-    or an earlier stage's, the final weights in the folder.
+    With ``resume`` finished stages are left alone; ``eval_only`` evaluates :func:`~polydet.engine.weights.own_weights`.
 
     Returns:
         results of the last evaluation, ``{dataset: {task: {metric: value}}}``, on the main process.
@@ -95,11 +95,11 @@ def _run_stages(cfg: DictConfig, resume: bool, eval_only: bool) -> Results:
         with open_dict(stage):
             if "source" in cfg:
                 stage.source = {**cfg.source, "stage": str(name)}
+                if "stage_starts" in stage.source:
+                    stage.source.start = stage.source.pop("stage_starts").get(name)
             stage.train.output_dir = str(root / str(name))
             start = str(stage.train.init_checkpoint)
-            if start.startswith("stage:") and eval_only:
-                stage.train.init_checkpoint = ""  # its own final weights
-            elif start.startswith("stage:"):
+            if start.startswith("stage:") and (is_named(stage) or not eval_only):
                 stage.train.init_checkpoint = str(root / start.removeprefix("stage:") / "model_final.pth")
         if eval_only and not stage.dataloader.test_datasets:
             continue
@@ -149,21 +149,8 @@ def _label_space(cfg: DictConfig) -> Any:
     return label_space_of(names, train.get("merge", "none")) if names else None
 
 
-def prefer_own_weights(cfg: DictConfig) -> None:
-    """For an evaluation that names no checkpoint: final weights in ``train.output_dir`` go before a config's start."""
-    final = Path(cfg.train.output_dir) / "model_final.pth"
-    if final.is_file():
-        cfg.train.init_checkpoint = str(final)
-
-
 def _evaluate_only(cfg: DictConfig, output_dir: Path) -> Results:
-    last = output_dir / "model_final.pth"
-    if not cfg.train.init_checkpoint and last.is_file():
-        cfg.train.init_checkpoint = str(last)
-    if not cfg.train.init_checkpoint:
-        raise ConfigError(f"--eval-only needs train.init_checkpoint=..., and {last} does not exist")
-    if Path(cfg.train.init_checkpoint).resolve().parent == output_dir.resolve():
-        cfg.train.init.update(key_map="", class_names=[], skip=[])  # they are for the weights that the run started from
+    use_weights(cfg, own_weights(cfg))
     skip_published_weights(cfg.model)
     model = build_model(cfg)
     initialise(cfg, model)

@@ -12,9 +12,10 @@ from omegaconf import DictConfig, ListConfig
 from torch import nn
 
 from polydet.data import label_space_of
-from polydet.engine.checkpoint import load_weights, read_checkpoint
+from polydet.engine.checkpoint import CheckpointError, load_weights, read_checkpoint
 from polydet.engine.config import ConfigError, load_config
 from polydet.engine.published import skip_published_weights
+from polydet.engine.weights import weights_in
 from polydet.files import text_digest
 
 
@@ -67,7 +68,8 @@ def get(
 
     Args:
         name: zoo name, config file or run folder.
-        weights: checkpoint; None takes a run folder's final weights, or what the config's backbone starts from.
+        weights: checkpoint, or ``"best"`` for a run folder's best; None takes a run folder's final weights (of one that
+            is not finished the newest), and for a config what its backbone starts from.
         device: where the model goes.
         vocabulary: words to detect, for open-vocabulary models.
         overrides: ``key=value`` on the config.
@@ -164,10 +166,16 @@ def _build(cfg: DictConfig, weights_follow: bool, vocabulary: Sequence[str] | No
 
 
 def _weights_of(name: str | Path, weights: str | Path | None) -> str:
-    if weights is not None:
+    folder = Path(name)
+    best = weights == "best" and folder.is_dir()
+    if weights is not None and not best:
         return str(weights)
-    final = Path(name) / "model_final.pth"
-    return str(final) if final.is_file() else ""
+    if not folder.is_dir():
+        return ""
+    found = weights_in(folder, best)
+    if found is None:
+        raise CheckpointError(f"the run in {folder} has no checkpoint yet; name weights=FILE, or the config itself")
+    return str(found)
 
 
 def _test_size(cfg: DictConfig) -> tuple[int, int]:
