@@ -69,13 +69,13 @@ def alignment_loss(
     gamma: float = 2.0,
     checkpointing: bool = False,
 ) -> Tensor:
-    """Sigmoid focal loss of `scale * regions texts^T + bias` (DetCLIPv2, section 3.1), by the number of positives.
+    """Sigmoid focal loss of `scale * regions texts^T + bias` (DetCLIPv2, section 3.1), by `num_positives`.
 
     Args:
         regions: `[B, N, D]` embeddings of the anchors.
         texts: `[C, D]` unit rows.
         scale, bias: 0-d.
-        targets: assignment of the anchors; only `matches`, `used` and `positive` are read.
+        targets: assignment of the anchors; only `matches`, `used` and `num_positives` are read.
         gt_targets: per image `[G, C]`, the columns each box carries (`concept_targets`).
         checkpointing: compute the `[N, C]` terms again in the backward pass instead of keeping them.
 
@@ -97,4 +97,4 @@ def alignment_loss(
             total = total + checkpoint(of_image, *arguments, use_reentrant=False)
         else:
             total = total + of_image(*arguments)
-    return total / mean_over_processes(targets.positive.sum())
+    return total / mean_over_processes(targets.num_positives)

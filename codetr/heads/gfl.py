@@ -59,7 +59,7 @@ class GFLHead(ATSSHead):
         quality = torch.zeros_like(logits)
         rows = positive.nonzero()
         quality[rows[:, 0], rows[:, 1], labels] = iou_and_giou(pred_boxes.detach(), gt_boxes)[0]
-        loss_cls = quality_focal_loss(logits[used], quality[used]).sum() / mean_over_processes(positive.sum())
+        loss_cls = quality_focal_loss(logits[used], quality[used]).sum() / mean_over_processes(targets.num_positives)
 
         weight = logits.detach()[positive].sigmoid().amax(dim=-1)
         centers, stride = box_centers(boxes), self.stride_of(boxes)[:, None]

@@ -61,6 +61,8 @@ class DenseHead(nn.Module):
         has_quality: predict one more logit an anchor, from the box tower.
         level_scale: one learnable factor a level on the box output.
         class_weight, box_weight, quality_weight: loss weights.
+        valid_multiple: in training, anchors count up to the image's size rounded up to a multiple of this. A pipeline of
+            mmdetection that pads every image to a multiple of 32 has 32 (its own configs), one that does not has 1.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class DenseHead(nn.Module):
         class_weight: float = 1.0,
         box_weight: float = 2.0,
         quality_weight: float = 1.0,
+        valid_multiple: int = 1,
         inference: DenseInference | None = None,
     ) -> None:
         super().__init__()
@@ -95,6 +98,7 @@ class DenseHead(nn.Module):
         self.num_anchors = octaves * len(aspect_ratios)
         self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
         self.class_weight, self.box_weight, self.quality_weight = class_weight, box_weight, quality_weight
+        self.valid_multiple = valid_multiple
         self.settings = inference or DenseInference()
         self.box_transform = Box2BoxTransform(weights=delta_weights)
         self.anchor_generator = DefaultAnchorGenerator(
@@ -172,7 +176,8 @@ class DenseHead(nn.Module):
         """Assign a batch; anchors centred in the padding are ignored."""
         matches = []
         for target, size in zip(instances, image_sizes):
-            valid = [inside_image(level, size) for level in anchors]
+            height, width = (-(-side // self.valid_multiple) * self.valid_multiple for side in size)
+            valid = [inside_image(level, (height, width)) for level in anchors]
             match = torch.full((sum(map(len, anchors)),), IGNORED, device=anchors[0].device)
             kept = [level[mask] for level, mask in zip(anchors, valid)]
             match[torch.cat(valid)] = self.match(kept, target.gt_boxes.tensor)
@@ -191,7 +196,7 @@ class DenseHead(nn.Module):
         positive = labels >= 0
         onehot[positive, labels[positive]] = 1.0
         loss = sigmoid_focal_loss(logits, onehot, self.focal_alpha, self.focal_gamma, reduction="sum")
-        return self.class_weight * loss / mean_over_processes(targets.positive.sum())
+        return self.class_weight * loss / mean_over_processes(targets.num_positives)
 
     def box_losses(self, predictions: DensePredictions, anchors: Tensor, targets: DenseTargets) -> dict[str, Tensor]:
         """GIoU on decoded boxes of positives, weighted by the quality target, and the quality branch's loss."""
@@ -206,7 +211,7 @@ class DenseHead(nn.Module):
         quality = predictions.flat_quality()
         if quality is not None and target is not None:
             loss = F.binary_cross_entropy_with_logits(quality[positive], target, reduction="sum")
-            losses["loss_quality"] = self.quality_weight * loss / mean_over_processes(positive.sum())
+            losses["loss_quality"] = self.quality_weight * loss / mean_over_processes(targets.num_positives)
         return losses
 
     def losses(

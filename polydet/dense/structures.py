@@ -52,6 +52,12 @@ class DenseTargets:
         return self.labels >= 0
 
     @property
+    def num_positives(self) -> Tensor:
+        """0-d, what losses are divided by: positives of the batch, an image without any counting as one, as in
+        mmdetection."""
+        return self.positive.sum(1).clamp(min=1).sum()
+
+    @property
     def used(self) -> Tensor:
         """`[B, N]` bool, everything that is not ignored."""
         return self.labels != IGNORED

@@ -46,10 +46,10 @@ def alignment(regions, concepts_of, boxes_of, matches, embedding, scale, bias, a
     everything = sorted({name for names in concepts_of for name in names})
     total, positives = 0, 0
     for rows, boxes, match in zip(regions, boxes_of, matches):
+        positives += max(sum(m >= 0 for m in match), 1)  # as in mmdetection's ATSS
         for row, m in zip(rows, match):
             if m == -2:
                 continue
-            positives += m >= 0
             for name in everything:
                 logit = scale * (row @ embedding[name]) + bias
                 p = torch.sigmoid(logit)
@@ -57,7 +57,7 @@ def alignment(regions, concepts_of, boxes_of, matches, embedding, scale, bias, a
                     total = total - alpha * (1 - p) ** gamma * torch.nn.functional.logsigmoid(logit)
                 else:
                     total = total - (1 - alpha) * p**gamma * torch.nn.functional.logsigmoid(-logit)
-    return total / max(positives, 1)
+    return total / positives
 
 
 def focal_scalar(logit, target, alpha=0.25, gamma=2.0):
