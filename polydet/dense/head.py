@@ -61,8 +61,8 @@ class DenseHead(nn.Module):
         has_quality: predict one more logit an anchor, from the box tower.
         level_scale: one learnable factor a level on the box output.
         class_weight, box_weight, quality_weight: loss weights.
-        valid_multiple: in training, anchors count up to the image's size rounded up to a multiple of this. A pipeline of
-            mmdetection that pads every image to a multiple of 32 has 32 (its own configs), one that does not has 1.
+        valid_multiple: in training, anchors count up to the image's size rounded up to a multiple of this: 32 where a
+            pipeline of mmdetection pads every image to a multiple of 32 (its own configs).
     """
 
     def __init__(

@@ -53,7 +53,9 @@ def test_a_training_step_is_mmdetections(golden, model, step, multiple):
 
     images = model.preprocess_image(inputs)
     features = list(model.backbone(images.tensor).values())
-    targets = model.head.assign(None, model.head.anchors(features), [x["instances"] for x in inputs], images.image_sizes)
+    targets = model.head.assign(
+        None, model.head.anchors(features), [x["instances"] for x in inputs], images.image_sizes
+    )
     np.testing.assert_array_equal(targets.labels.numpy(), golden.arrays[f"{step}/labels"])
     boxes = targets.boxes[targets.positive].numpy()
     np.testing.assert_allclose(boxes, golden.arrays[f"{step}/boxes"], atol=1e-3)

@@ -1,0 +1,89 @@
+"""ScaleDet's detector with hard labels alone, which is Detic's, against Detic on CenterNet2."""
+
+import pytest
+import torch
+from detectron2.config import LazyCall, instantiate
+from detectron2.utils.events import EventStorage
+from golden_body import Body, joined_scales, renamed
+from golden_check import check_detections, check_gradients, check_losses, detect, load_drawn, train_step
+from golden_file import load_golden
+from golden_models import CONFIGS
+from golden_rules import draw
+
+from polydet.backbones import fpn_p3_p7
+from polydet.engine import load_config
+from polydet.text import LabelSpace, Vocabulary
+
+CHANNELS = 64
+RULES = {
+    r"^proposal_generator\.centernet_head\.bbox_tower": "proposal_generator.head.tower",
+    r"^proposal_generator\.centernet_head\.agn_hm": "proposal_generator.head.heatmap",
+    r"^proposal_generator\.centernet_head\.bbox_pred": "proposal_generator.head.box",
+}
+SCALES = r"proposal_generator\.centernet_head\.scales\.(\d)\.scale"
+LOSSES = {"centernet_loc": "centernet_box", "centernet_agn_": "centernet_", "loss_cls": "loss_hard"}
+
+
+def from_detic(state):
+    """Detic's tensors under our names; its five scales are one tensor here."""
+    return joined_scales(renamed(state, RULES), SCALES, "proposal_generator.head.scales")
+
+
+def our_loss(name):
+    for theirs, ours in LOSSES.items():
+        name = name.replace(theirs, ours)
+    return name
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return load_golden("detic")
+
+
+@pytest.fixture(scope="module")
+def build(golden):
+    def build(**label_loss):
+        cfg = load_config(CONFIGS / "scaledet" / "table8_scaledet_r50_l_c_hl_only.py").model
+        cfg._set_flag("allow_objects", True)
+        cfg.backbone = fpn_p3_p7(Body(), CHANNELS)
+        text = torch.nn.functional.normalize(torch.from_numpy(draw("text", golden.header["text"])))
+        names = tuple(f"thing {i}" for i in range(len(text)))
+        cfg.update(label_space=LabelSpace({"lvis": names}), text_encoder=None)
+        cfg.vocabulary = LazyCall(Vocabulary)(names=names, templates=("{}",), encoder_id="drawn", embeddings=text)
+        cfg.image_counts = golden.header["image_counts"]
+        cfg.proposal_generator.head.in_channels = cfg.roi_heads.in_channels = CHANNELS
+        cfg.proposal_generator.post_nms_topk = (500, 100)
+        cfg.roi_heads.update(text_dim=text.shape[1], fc_dims=(48, 48), batch_size_per_image=4096)
+        cfg.roi_heads.test_topk_per_image = 100
+        cfg.roi_heads.label_loss.update(**label_loss)
+        model = instantiate(cfg)
+        load_drawn(model, golden, from_detic, may_lack=["_extra_state"])
+        return model
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def model(build):
+    return build()
+
+
+def check_step(golden, model, step):
+    with EventStorage():
+        losses = train_step(model, golden.inputs(step))
+    check_losses(golden, step, losses, our_loss)
+    check_gradients(golden, step, model, from_detic)
+
+
+@pytest.mark.parametrize("step", ["train", "empty", "nothing"])
+def test_a_training_step_is_detics(golden, model, step):
+    check_step(golden, model, step)
+
+
+def test_the_federated_loss_is_detics(golden, build):
+    counts = golden.header["image_counts"]
+    check_step(golden, build(federated="sampled", federated_count=sum(c > 0 for c in counts)), "federated")
+
+
+def test_detections_are_detics(golden, model):
+    check_detections(golden, "test", detect(model, golden.inputs("test")))
