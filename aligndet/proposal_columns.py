@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from polydet.files import whole_file, write_text
+from polydet.data import DatasetError
+from polydet.data.arrays import DamagedArrays, load_arrays, save_arrays
+from polydet.files import whole_file, whole_folder
 
 CATEGORY = "selective_search"
+META_NAME = "columns.json"
 
 
 @dataclass(frozen=True)
@@ -56,33 +59,35 @@ class ProposalColumns:
         return boxes, self.labels[rows]
 
     def save(self, folder: Path) -> None:
-        """Write a folder of .npy files; ``columns.json`` is written last and marks it complete.
+        """Write the folder whole; who has mapped the old one (a run that trains on it, or these very columns) keeps
+        reading it.
 
-        Files are replaced, never overwritten: who has mapped the old ones (a run that trains on them, or these very
-        columns) keeps reading them.
+        Raises:
+            OSError: the disk failed; an old folder is as it was.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "columns.json").unlink(missing_ok=True)
-        for name in self.ARRAYS:
-            with whole_file(folder / f"{name}.npy") as temporary, temporary.open("wb") as out:
-                np.save(out, getattr(self, name))
         meta = {"file_names": list(self.file_names), "info": self.info}
-        write_text(folder / "columns.json", json.dumps(meta))
+        with whole_folder(folder) as whole:
+            save_arrays(whole, {name: getattr(self, name) for name in self.ARRAYS}, meta, META_NAME)
 
     @classmethod
     def load(cls, folder: Path) -> ProposalColumns:
         """Map a saved folder.
 
         Raises:
-            FileNotFoundError: if the folder is absent or its writing never finished.
+            FileNotFoundError: the folder is absent or its writing never finished.
+            DatasetError: a file of it is damaged, naming it.
         """
         folder = Path(folder)
-        if not (folder / "columns.json").is_file():
+        try:
+            arrays, meta = load_arrays(folder, META_NAME)
+        except FileNotFoundError:
             raise FileNotFoundError(
                 f"no complete proposals in {folder}: make them with tools/selective_search.py (it resumes)"
-            )
-        meta = json.loads((folder / "columns.json").read_text())
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in cls.ARRAYS}
+            ) from None
+        except DamagedArrays as error:
+            raise DatasetError(
+                str(error), remedy=f"remove {folder} and make it again with tools/selective_search.py (it resumes)"
+            ) from error
         return cls(**arrays, file_names=meta["file_names"], info=meta["info"])
 
     def write_coco(self, path: Path) -> None:

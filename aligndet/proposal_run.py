@@ -6,6 +6,7 @@ import json
 import logging
 import multiprocessing
 import os
+import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -124,6 +125,20 @@ def _plan(
     return [(records[s : s + shard_size], work / f"shard-{s // shard_size:06d}.npz") for s in starts]
 
 
+def _is_whole(shard: Path) -> bool:
+    """Whether a shard is there and as it was written (a zip has checksums); a damaged one is searched again."""
+    try:
+        with zipfile.ZipFile(shard) as archive:
+            if (damaged := archive.testzip()) is None:
+                return True
+    except FileNotFoundError:
+        return False
+    except (zipfile.BadZipFile, OSError, NotImplementedError, EOFError) as error:
+        damaged = str(error)
+    logger.warning("%s is damaged (%s): its images are searched again", shard, damaged)
+    return False
+
+
 def _merge(shards: Sequence[Path], settings: ProposalSettings) -> tuple[ProposalColumns, list[dict]]:
     boxes, counts, ids, sizes, names, unreadable = [], [], [], [], [], []
     for path in shards:
@@ -184,10 +199,11 @@ def run(
     output = Path(output)
     work = output.with_name(output.name + ".shards")
     shards = _plan(records, work, settings, shard_size)
-    todo = [(part, path) for part, path in shards if not path.exists()]
+    whole = {path for _, path in shards if _is_whole(path)}
+    todo = [(part, path) for part, path in shards if path not in whole]
     if len(todo) < len(shards):
         logger.info("%d of %d shards are there already", len(shards) - len(todo), len(shards))
-    done = sum(len(part) for part, path in shards if path.exists())
+    done = sum(len(part) for part, path in shards if path in whole)
     failed = 0
     with tqdm(total=len(records), initial=done, unit="img", desc="selective search") as bar:
         for images, bad in _search(todo, root, settings, workers):

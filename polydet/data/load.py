@@ -18,7 +18,7 @@ from polydet.data.columns import AnnotationTable, Ragged, Strings
 from polydet.data.errors import DatasetError
 from polydet.data.readers import READERS
 from polydet.data.samplers import image_counts
-from polydet.data.store import current_work, load_columns, save_columns, stored, up_to_date, working_in
+from polydet.data.store import current_work, load_columns, save_columns, stored, whole_columns, working_in
 from polydet.files import whole_folder
 
 __all__ = ["class_image_counts", "get_card", "label_names", "load_card"]
@@ -120,13 +120,14 @@ def _read_file(card: DatasetCard, k: int, path: Path, root: Path, total: int) ->
     if total == 1 or folder is None:
         return READERS[card.format](card, path, root)
     done = folder / f"file-{k}"
-    if not up_to_date(done):
-        part = folder / f"file-{k}.work"
-        with working_in(part):
-            table, full = READERS[card.format](card, path, root)
-        with whole_folder(done) as whole:
-            save_columns(whole, table, full)
-        shutil.rmtree(part, ignore_errors=True)
+    if (known := whole_columns(done, card)) is not None:
+        return known
+    part = folder / f"file-{k}.work"
+    with working_in(part):
+        table, full = READERS[card.format](card, path, root)
+    with whole_folder(done) as whole:
+        save_columns(whole, table, full)
+    shutil.rmtree(part, ignore_errors=True)
     return load_columns(done, card)
 
 

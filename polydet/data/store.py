@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import replace
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from polydet.data.arrays import DamagedArrays, load_arrays, read_meta, save_arrays
 from polydet.data.card import DatasetCard, datasets_root
 from polydet.data.columns import AnnotationTable, Ragged, Strings
 from polydet.files import locked, remove_leftovers, text_digest, whole_file, whole_folder
@@ -27,13 +29,14 @@ __all__ = [
     "save_columns",
     "store_root",
     "stored",
-    "up_to_date",
+    "whole_columns",
     "working_in",
 ]
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2  # raise when columns or readers change what they mean
+VERSION = 3  # raise when columns or readers change what they mean
+_META = "meta.json"
 _PLAIN = ("heights", "widths", "offsets", "boxes", "labels", "flags")
 _STRINGS = ("files", "segmentations", "phrases", "extras")
 
@@ -75,8 +78,11 @@ class Work:
             return dict(compute())
         path = self.folder / f"{key}.npz"
         if path.exists():
-            with np.load(path, allow_pickle=False) as saved:
-                return dict(saved)
+            try:
+                with np.load(path, allow_pickle=False) as saved:
+                    return dict(saved)
+            except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile) as error:
+                logger.warning("%s is damaged (%s); it is computed again", path, error)
         arrays = dict(compute())
         with whole_file(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
@@ -107,18 +113,12 @@ def stored(
 ) -> tuple[AnnotationTable, DatasetCard]:
     """The memory-mapped columns of a card, converted by `read` if they are not there or its files have changed.
 
-    One process converts, others wait. What an interrupted conversion finished is kept and used by the next.
+    One process converts, others wait. What an interrupted conversion finished is kept and used by the next. Columns
+    that are damaged are converted again; a disk that takes none costs a warning and memory.
     """
     root = store_root()
     name = f"{card.name}-{fingerprint(card, stamp)}"
-    target = root / name
-    if not up_to_date(target):
-        with locked(root / f".{card.name}.lock"):
-            if not up_to_date(target):
-                logger.info("converting %s to columns in %s (once)", card.name, target)
-                _convert(target, read)
-                _remove_others(root, card.name, name)
-    table, full = load_columns(target, card)
+    table, full = whole_columns(root / name, card) or _converted(card, root, name, read)
     if table.absent:
         logger.warning(
             "%s: images that were not on disk are left out (such as %s); they are looked for at every start",
@@ -128,23 +128,73 @@ def stored(
     return table, full
 
 
-def up_to_date(folder: Path) -> bool:
-    """Whether columns are there and no image that was missing when they were made has come since."""
+def whole_columns(target: Path, card: DatasetCard) -> tuple[AnnotationTable, DatasetCard] | None:
+    """Columns that are there, up to date and whole; None, and a warning where they are damaged, if not."""
     try:
-        meta = json.loads((folder / "meta.json").read_text())
+        return load_columns(target, card) if _up_to_date(target) else None
+    except DamagedArrays as error:
+        logger.warning("%s: %s; it is converted again", card.name, error)
+    except OSError as error:
+        logger.warning("%s: %s cannot be read (%s); it is converted again", card.name, target, error)
+    return None
+
+
+def _converted(
+    card: DatasetCard, root: Path, name: str, read: Callable[[], tuple[AnnotationTable, DatasetCard]]
+) -> tuple[AnnotationTable, DatasetCard]:
+    """Columns made by this process, or by another that held the lock."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(root / f".{card.name}.lock"))
+        except OSError as error:
+            return _in_memory(card, root, error, read)
+        if (known := whole_columns(root / name, card)) is not None:
+            return known
+        logger.info("converting %s to columns in %s (once)", card.name, root / name)
+        try:
+            table, full = _convert(root / name, read)
+        except OSError as error:
+            return _in_memory(card, root, error, read)
+        _remove_others(root, card.name, name)
+        return whole_columns(root / name, card) or (table, full)
+
+
+def _in_memory(
+    card: DatasetCard, root: Path, error: OSError, read: Callable[[], tuple[AnnotationTable, DatasetCard]]
+) -> tuple[AnnotationTable, DatasetCard]:
+    logger.warning(
+        "%s: columns cannot be kept in %s (%s): every process keeps its own copy in memory; "
+        "set POLYDET_CACHE to a folder with space",
+        card.name,
+        root,
+        error,
+    )
+    return read()
+
+
+def _up_to_date(folder: Path) -> bool:
+    """Whether columns are there and no image that was missing when they were made has come since.
+
+    Raises DamagedArrays if what describes them is not as it was written.
+    """
+    try:
+        meta = read_meta(folder, _META)
     except FileNotFoundError:
         return False
     return not any(map(os.path.exists, meta.get("absent", ())))
 
 
-def _convert(target: Path, read: Callable[[], tuple[AnnotationTable, DatasetCard]]) -> None:
+def _convert(
+    target: Path, read: Callable[[], tuple[AnnotationTable, DatasetCard]]
+) -> tuple[AnnotationTable, DatasetCard]:
     work = target.with_name(f".{target.name}.parts")
     with working_in(work):
         table, card = read()
     remove_leftovers(target.parent, target.name)
-    with whole_folder(target) as folder:  # one may be there, made while images were missing
+    with whole_folder(target) as folder:  # one may be there, damaged or made while images were missing
         save_columns(folder, table, card)
     shutil.rmtree(work, ignore_errors=True)
+    return table, card
 
 
 def _remove_others(root: Path, card_name: str, keep: str) -> None:
@@ -167,43 +217,35 @@ def save_columns(folder: Path, table: AnnotationTable, card: DatasetCard) -> Non
         arrays["ids"] = table.ids
     for key, lists in table.verified.items():
         arrays |= {f"verified.{key}.values": lists.values, f"verified.{key}.offsets": lists.offsets}
-    for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array)
     meta = {
         "image_root": table.image_root,
-        "columns": sorted(arrays),
         "classes": card.classes,
         "category_ids": card.category_ids,
         "absent": table.absent,
     }
-    (folder / "meta.json").write_text(json.dumps(meta))
+    save_arrays(folder, arrays, meta, _META)
 
 
 def load_columns(folder: Path, card: DatasetCard) -> tuple[AnnotationTable, DatasetCard]:
-    """A table whose columns are memory-mapped, and the card with classes filled in."""
-    meta = json.loads((folder / "meta.json").read_text())
+    """A table whose columns are memory-mapped, and the card with classes filled in.
 
-    def column(name: str) -> np.ndarray:
-        path = folder / f"{name}.npy"
-        try:
-            array = np.load(path, mmap_mode="r")
-        except ValueError:  # an empty column cannot be mapped
-            array = np.load(path)
-        return np.asarray(array)  # a plain view of the mapped memory: memmap's own indexing is slow
+    Raises DamagedArrays if a column is not as it was written.
+    """
+    arrays, meta = load_arrays(folder, _META)
 
     def strings(name: str) -> Strings | None:
-        if f"{name}.data" not in meta["columns"]:
+        if f"{name}.data" not in arrays:
             return None
-        return Strings(column(f"{name}.data"), column(f"{name}.offsets"))
+        return Strings(arrays[f"{name}.data"], arrays[f"{name}.offsets"])
 
-    verified = sorted(name.split(".")[1] for name in meta["columns"] if name.endswith(".values"))
-    columns: dict[str, Any] = {name: column(name) for name in _PLAIN} | {name: strings(name) for name in _STRINGS}
+    verified = sorted(name.split(".")[1] for name in arrays if name.endswith(".values"))
+    columns: dict[str, Any] = {name: arrays[name] for name in _PLAIN} | {name: strings(name) for name in _STRINGS}
     ids = strings("ids")
     table = AnnotationTable(
         name=card.name,
         image_root=meta["image_root"],
-        ids=column("ids") if ids is None else ids,
-        verified={key: Ragged(column(f"verified.{key}.values"), column(f"verified.{key}.offsets")) for key in verified},
+        ids=arrays["ids"] if ids is None else ids,
+        verified={key: Ragged(arrays[f"verified.{key}.values"], arrays[f"verified.{key}.offsets"]) for key in verified},
         absent=tuple(meta.get("absent", ())),
         **columns,
     )

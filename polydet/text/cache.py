@@ -1,14 +1,14 @@
 """Text embeddings on disk, one safetensors file a fingerprint."""
 
 import contextlib
+import hashlib
 import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from polydet.files import locked, whole_file
@@ -43,18 +43,28 @@ def embeddings_of(cache_dir: Path, fingerprint: str, shape: tuple[int, int], enc
 
 
 def load_embeddings(cache_dir: Path, fingerprint: str, shape: tuple[int, int]) -> Tensor | None:
-    """Cached embeddings ``[n, D]`` or None.  A damaged or misshapen file counts as absent (it is written again)."""
+    """Cached embeddings ``[n, D]`` or None.  A damaged or misshapen file is named and counts as absent."""
     path = cache_dir / f"{fingerprint}.safetensors"
     if not path.is_file():
         return None
     try:
-        embeddings = load_file(path)["embeddings"]
-    except (SafetensorError, KeyError, OSError):
+        with safe_open(path, "pt") as file:
+            digest, embeddings = (file.metadata() or {}).get("digest"), file.get_tensor("embeddings")
+    except (SafetensorError, KeyError, OSError) as error:
+        logger.warning("%s cannot be read (%s): the names are encoded again", path, error)
         return None
-    return embeddings if tuple(embeddings.shape) == shape and bool(torch.isfinite(embeddings).all()) else None
+    if tuple(embeddings.shape) == shape and digest == _digest(embeddings):
+        return embeddings
+    logger.warning("%s is not as it was written: the names are encoded again", path)
+    return None
 
 
 def save_embeddings(cache_dir: Path, fingerprint: str, embeddings: Tensor) -> None:
     """Keep embeddings; another process never reads half a file."""
+    embeddings = embeddings.contiguous()
     with whole_file(cache_dir / f"{fingerprint}.safetensors") as temporary:
-        save_file({"embeddings": embeddings.contiguous()}, temporary)
+        save_file({"embeddings": embeddings}, temporary, {"digest": _digest(embeddings)})
+
+
+def _digest(embeddings: Tensor) -> str:
+    return hashlib.sha256(embeddings.cpu().numpy().tobytes()).hexdigest()
