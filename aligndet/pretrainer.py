@@ -43,6 +43,7 @@ class AlignDet(nn.Module):
     """
 
     momentum_modules = ("target",)  # what moves without a gradient
+    detects = False  # it knows boxes, no classes
 
     def __init__(
         self,

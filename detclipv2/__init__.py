@@ -2,7 +2,7 @@
 
 from detclipv2.concepts import CaptionConcepts, DetectionConcepts, GroundingConcepts
 from detclipv2.contrastive import WordRegionLoss
-from detclipv2.definitions import FileDefinitions, WordNetDefinitions
+from detclipv2.definitions import FileDefinitions, StoredDefinitions, WordNetDefinitions
 from detclipv2.dictionary import ConceptDictionary, build_dictionary
 from detclipv2.head import AlignmentHead
 from detclipv2.meta_arch import DetCLIPv2
@@ -19,6 +19,7 @@ __all__ = [
     "GroundingConcepts",
     "NounPhrases",
     "RegionSelection",
+    "StoredDefinitions",
     "WordNetDefinitions",
     "WordRegionLoss",
     "build_dictionary",

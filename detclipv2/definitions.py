@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from polydet.files import whole_file
+from polydet.model_file import THIS_FILE, read_header
 from polydet.text import clean_name
 
 
@@ -24,7 +25,13 @@ def enrich(name: str, definitions: Definitions | None, template: str = "{name}, 
     return template.format(name=name, definition=definition) if definition else name
 
 
-class WordNetDefinitions:
+class _Portable:
+    def portable(self, node: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+        """The config of these definitions in a model file, which holds those of its words."""
+        return {"_target_": "detclipv2.StoredDefinitions", "file": THIS_FILE, "otherwise": node}
+
+
+class WordNetDefinitions(_Portable):
     """Gloss of a noun's first sense in WordNet (through nltk); compounds that WordNet lacks take none.
 
     The corpus is read at the first name.
@@ -66,7 +73,7 @@ def load_wordnet() -> Any:
     return wordnet
 
 
-class FileDefinitions:
+class FileDefinitions(_Portable):
     """Definitions from a tab-separated file `name, count, definition`, as `tools/build_concepts.py` writes it.
 
     Raises:
@@ -83,6 +90,31 @@ class FileDefinitions:
         if self._known is None:
             self._known = {clean_name(n).lower(): text for n, _, text in read_concepts(self.path) if text}
         return self._known.get(clean_name(name).lower())
+
+
+class StoredDefinitions:
+    """Definitions of the words of a model file; of any other name those of another source.
+
+    Args:
+        file: model file of DetCLIPv2.
+        otherwise: asked for names that the file does not know.
+    """
+
+    def __init__(self, file: str, otherwise: Definitions | None = None) -> None:
+        words = read_header(file).get("words") or {}
+        self._known = {clean_name(name).lower(): text for name, text in (words.get("definitions") or {}).items()}
+        self.otherwise = otherwise
+
+    def __call__(self, name: str) -> str | None:
+        """See `Definitions`; raises what the other source does."""
+        key = clean_name(name).lower()
+        if key in self._known or self.otherwise is None:
+            return self._known.get(key)
+        return self.otherwise(name)
+
+    def portable(self, node: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+        """The config of these definitions in another model file."""
+        return {**node, "file": THIS_FILE}
 
 
 def read_concepts(path: str | Path) -> list[tuple[str, int, str]]:

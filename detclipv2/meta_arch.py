@@ -137,6 +137,17 @@ class DetCLIPv2(OneStageDetector):
             return self._given.to(self.device)
         return self.encode_words([self.sentence(name) for name in self.vocabulary])
 
+    def export_words(self, names: Sequence[str]) -> tuple[Vocabulary, dict[str, Any]]:
+        """Words for a model file: their embeddings, the sentences that were encoded, and the definitions in them."""
+        sentences = [self.sentence(name) for name in names]
+        found = {} if self.definitions is None else {name: self.definitions(name) for name in names}
+        vocabulary = Vocabulary(tuple(names), (self.template,), self.text_tower.id, self.encode_words(sentences).cpu())
+        return vocabulary, {"sentences": sentences, "definitions": found}
+
+    def portable(self, node: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+        """The config of this model in a model file, where it detects `names` until it is told others."""
+        return {**node, "vocabulary": list(names)}
+
     def encode_words(self, sentences: Sequence[str]) -> Tensor:
         """Unit rows `[n, D]` without gradient; in eval mode the last call's are kept while the weights stay the same.
 

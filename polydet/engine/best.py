@@ -31,7 +31,12 @@ class BestCheckpoint(HookBase):
         if value > self.best:
             self.best = value
             with self.trainer.averaged():
-                state = {"model": self.checkpointer.model.state_dict(), "metric": float(value), "iteration": int(step)}
+                state = {
+                    "model": self.checkpointer.model.state_dict(),
+                    **self.checkpointer.facts,
+                    "metric": float(value),
+                    "iteration": int(step),
+                }
                 with whole_file(Path(self.checkpointer.save_dir) / "model_best.pth") as path:
                     torch.save(state, path)
 

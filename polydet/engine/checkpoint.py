@@ -16,6 +16,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from polydet.files import whole_file, write_text
+from polydet.model_file import ModelFileError, is_model_file, read_model_file
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,8 @@ def read_checkpoint(path: str | os.PathLike[str], allow_pickle: bool = False) ->
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"checkpoint {str(path)!r} does not exist")
+    if is_model_file(path):
+        return _of_model_file(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -103,6 +106,14 @@ def read_checkpoint(path: str | os.PathLike[str], allow_pickle: bool = False) ->
     if not isinstance(data, Mapping) or not any(isinstance(v, Tensor) for v in data.values()):
         raise CheckpointError(f"checkpoint {str(path)!r} has no state dict (keys model, state_dict or tensors)")
     return {"model": dict(data)}
+
+
+def _of_model_file(path: Path) -> dict[str, Any]:
+    try:
+        file = read_model_file(path)
+    except ModelFileError as error:
+        raise CheckpointError(str(error)) from error
+    return {"model": file.state, "labels": file.header.get("labels")}
 
 
 def _unpickle(path: Path, allow_pickle: bool) -> Any:
@@ -211,7 +222,16 @@ class Checkpointer(DetectionCheckpointer):
     A run that is killed while it saves keeps its previous checkpoint; files open with ``weights_only``.  Where a run
     averages its weights, ``model`` is the average, as it is evaluated; those that are trained are in the trainer's
     state.
+
+    Attributes:
+        facts: what is written beside the weights; ``labels``, which class each row is of.
     """
+
+    facts: dict[str, Any]
+
+    def __init__(self, *args: Any, facts: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.facts = dict(facts or {})
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``{name}.pth`` and then ``last_checkpoint``, each under a temporary name first.
@@ -226,6 +246,7 @@ class Checkpointer(DetectionCheckpointer):
             data = {
                 "model": self.model.state_dict(),
                 **{k: v.state_dict() for k, v in self.checkpointables.items()},
+                **self.facts,
                 **kwargs,
             }
             with whole_file(path) as temporary:
@@ -241,6 +262,12 @@ class Checkpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: Any) -> Any:
         """Detectron2's only warns of keys and shapes that differ, and the run would go on from half a model."""
+        stored = checkpoint.get("labels")
+        if stored and self.facts.get("labels") and stored != self.facts["labels"]:
+            raise CheckpointError(
+                f"the checkpoint in {self.save_dir} was trained on other classes, or in another order, than the cards "
+                "now name: --resume goes on with the same ones (train.init_checkpoint takes its rows by name)"
+            )
         found = super()._load_model(checkpoint)
         lines = [f"{key}: {tuple(a)} in the file, {tuple(b)} here" for key, a, b in found.incorrect_shapes]
         shapes = {key for key, *_ in found.incorrect_shapes}

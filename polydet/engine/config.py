@@ -20,8 +20,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from polydet.engine.errors import ConfigError
+from polydet.engine.file_config import load_model_config
 from polydet.engine.trust import ConfigDumper, objects_in, plain_config, read_yaml_config
 from polydet.files import write_text
+from polydet.model_file import is_model_file
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ DEFAULT_OUTPUT = "./output"
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> DictConfig:
     """Load a LazyConfig file (``.py``, or the ``config.yaml`` that a run saves), override it and check every call.
 
-    Python is run; yaml is data, see :mod:`polydet.engine.trust`.
+    Python is run; yaml and model files are data, see :mod:`polydet.engine.trust`.
 
     Args:
         path: config file.
@@ -48,7 +50,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     """
     if not Path(path).is_file():
         raise ConfigError(f"config file {str(path)!r} does not exist{_nearest_file(Path(path))}")
-    cfg = LazyConfig.load(str(path)) if Path(path).suffix == ".py" else read_yaml_config(path)
+    cfg = _read(Path(path))
     starts = _starts(cfg)
     if OmegaConf.select(cfg, "train.output_dir") == DEFAULT_OUTPUT:
         cfg.train.output_dir = f"{DEFAULT_OUTPUT}/{_own_name(Path(path))}"
@@ -56,6 +58,12 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     check_calls(cfg)
     _note_source(cfg, path, overrides, starts)
     return cfg
+
+
+def _read(path: Path) -> DictConfig:
+    if path.suffix == ".py":
+        return LazyConfig.load(str(path))
+    return load_model_config(path) if is_model_file(path) else read_yaml_config(path)
 
 
 def _note_source(cfg: DictConfig, path: Any, overrides: Sequence[str], starts: dict[str, str]) -> None:

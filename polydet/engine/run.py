@@ -7,7 +7,6 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, open_dict
 from torch import nn
 
-from polydet.data import label_space_of, prepare_cards
+from polydet.data import prepare_cards
 from polydet.engine.best import BestCheckpoint
 from polydet.engine.checkpoint import Checkpointer, load_weights, read_checkpoint
 from polydet.engine.config import REQUIRED_KEYS, ConfigError, stage_config
@@ -30,8 +29,11 @@ from polydet.engine.denormals import flush_denormals
 from polydet.engine.distributed import resolve_device, seed_everything, wrap_model
 from polydet.engine.ema import ModelEMA
 from polydet.engine.evaluate import Results, evaluate
+from polydet.engine.labels import check_rows, label_space, labels_of, names_by_name
 from polydet.engine.output import log_to, prepare_output
 from polydet.engine.pictures import save_curves
+from polydet.engine.portable import NAME as MODEL_FILE
+from polydet.engine.portable import leave_model_file
 from polydet.engine.progress import build_writers, drop_metrics_from
 from polydet.engine.published import skip_published_weights
 from polydet.engine.running import RunningAverages
@@ -124,37 +126,31 @@ def build_model(cfg: DictConfig) -> nn.Module:
     return instantiate(cfg.model).to(resolve_device(cfg.train.device))
 
 
-def initialise(cfg: DictConfig, model: nn.Module) -> None:
-    """Load ``train.init_checkpoint`` and log the ledger; does nothing when it is empty."""
+def initialise(cfg: DictConfig, model: nn.Module, complete: bool = False) -> None:
+    """Load ``train.init_checkpoint`` and log the ledger; does nothing when it is empty.
+
+    Args:
+        complete: every class of the model must be in the checkpoint (evaluation).
+    """
     path = cfg.train.init_checkpoint
     if not path:
         return
     options = cfg.train.init
-    state = read_checkpoint(path, allow_pickle=options.allow_pickle)["model"]
-    names = list(options.class_names)
-    pair = (names, list(_joint_names(cfg))) if names else None
+    checkpoint = read_checkpoint(path, allow_pickle=options.allow_pickle)
+    names = names_by_name(checkpoint, cfg, model, list(options.class_names), complete)
     key_map = locate(options.key_map.replace(":", ".")) if options.key_map else None
-    ledger = load_weights(model, state, options.min_coverage, key_map, pair, list(options.skip))
+    ledger = load_weights(model, checkpoint["model"], options.min_coverage, key_map, names, list(options.skip))
+    if options.class_names:
+        check_rows(names, ledger.transferred)
     logger.info("weights from %s: %.1f %% of the model\n%s", path, 100 * ledger.coverage, ledger.table())
-
-
-def _joint_names(cfg: DictConfig) -> Sequence[str]:
-    train = cfg.dataloader.train
-    return label_space_of(list(train.datasets), train.get("merge", "none")).names
-
-
-def _label_space(cfg: DictConfig) -> Any:
-    train = cfg.dataloader.train
-    names = list(train.get("datasets", []))
-    return label_space_of(names, train.get("merge", "none")) if names else None
 
 
 def _evaluate_only(cfg: DictConfig, output_dir: Path) -> Results:
     use_weights(cfg, own_weights(cfg))
     skip_published_weights(cfg.model)
     model = build_model(cfg)
-    initialise(cfg, model)
-    space = None if hasattr(model, "set_vocabulary") else _label_space(cfg)
+    initialise(cfg, model, complete=True)
+    space = None if hasattr(model, "set_vocabulary") else label_space(cfg)
     precision = partial(autocast, next(model.parameters()).device, DTYPES[cfg.train.amp.dtype])
     return evaluate(cfg, model, output_dir, space, precision, cfg.train.pictures)
 
@@ -167,8 +163,12 @@ def _train(cfg: DictConfig, output_dir: Path, resume: bool) -> Results:
     if not has_checkpoint:
         initialise(cfg, model)
     trainer = _build_trainer(cfg, model)
-    checkpointer = Checkpointer(model, str(output_dir), trainer=trainer)
+    labels = label_space(cfg)
+    facts = {"labels": labels_of(labels)} if labels is not None else {}
+    checkpointer = Checkpointer(model, str(output_dir), facts=facts, trainer=trainer)
     start_iter = 0
+    if comm.is_main_process():
+        (output_dir / MODEL_FILE).unlink(missing_ok=True)  # of a shorter training in this folder
     if has_checkpoint:
         checkpointer.load(checkpointer.get_checkpoint_file())
         start_iter = trainer.iter + 1
@@ -179,7 +179,7 @@ def _train(cfg: DictConfig, output_dir: Path, resume: bool) -> Results:
 
     def test() -> Results:
         with trainer.averaged():
-            space = None if hasattr(model, "set_vocabulary") else _label_space(cfg)
+            space = None if hasattr(model, "set_vocabulary") else label_space(cfg)
             results.update(evaluate(cfg, model, output_dir, space, trainer.autocast, cfg.train.pictures))
         return results
 
@@ -193,6 +193,8 @@ def _train(cfg: DictConfig, output_dir: Path, resume: bool) -> Results:
             f"{error}; the step is saved: python tools/replay_step.py {folder}", error.values
         ) from error
     if comm.is_main_process():
+        with trainer.averaged():
+            leave_model_file(cfg, model, output_dir, results)
         save_curves(output_dir / "metrics.json", output_dir / "curves.png")
     return results
 

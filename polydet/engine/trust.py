@@ -53,6 +53,7 @@ _CALLS = {
     "detclipv2.GroundingConcepts",
     "detclipv2.NounPhrases",
     "detclipv2.RegionSelection",
+    "detclipv2.StoredDefinitions",
     "detclipv2.WordNetDefinitions",
     "detclipv2.WordRegionLoss",
     "detectron2.layers.ShapeSpec",
@@ -85,6 +86,8 @@ _CALLS = {
     "polydet.text.LabelSpace",
     "polydet.text.MiniLMEncoder",
     "polydet.text.OpenClipEncoder",
+    "polydet.text.StoredEncoder",
+    "polydet.text.stored_label_space",
     "scaledet.embedding_dim",
 }
 _KEY_MAPS = {

@@ -1,22 +1,35 @@
-"""Names -> configs -> models.  A name is a config of ``configs/`` (without ``.py``), a file, or a run's folder."""
+"""Names -> configs -> models.  A name is a config of ``configs/`` (without ``.py``), a file (a config, or a model file
+that holds its weights as well), or a run's folder."""
 
 import difflib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode, instantiate
 from detectron2.config import get_cfg as detectron2_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 from torch import nn
 
-from polydet.data import label_space_of
 from polydet.engine.checkpoint import CheckpointError, load_weights, read_checkpoint
 from polydet.engine.config import ConfigError, load_config
+from polydet.engine.labels import label_space, names_by_name, test_size, trained_words
+from polydet.engine.portable import NAME as MODEL_FILE
+from polydet.engine.portable import refuse_differences, save_model_file
 from polydet.engine.published import skip_published_weights
+from polydet.engine.thresholds import (
+    Thresholds,
+    apply_operating_points,
+    apply_thresholds,
+    current_names,
+    thresholds_in,
+)
 from polydet.engine.weights import weights_in
-from polydet.files import text_digest
+from polydet.model_file import is_model_file, read_header
 
 
 def config_root() -> Path:
@@ -36,12 +49,15 @@ def list_configs() -> list[str]:
 def config_path(name: str | Path) -> Path:
     """The config file that ``name`` means: a zoo name, a file, or the folder of a run.
 
+    Of a run that has ended that is its model file, which needs neither its cards nor its text encoder.
+
     Raises:
         ConfigError: nothing of that name, with near names.
     """
     path = Path(name)
-    if path.is_dir() and (path / "config.yaml").is_file():
-        return path / "config.yaml"
+    for own in (MODEL_FILE, "config.yaml"):
+        if (path / own).is_file():
+            return path / own
     if path.is_file():
         return path
     zoo = config_root() / f"{str(name).removesuffix('.py')}.py"
@@ -63,6 +79,7 @@ def get(
     device: str = "cpu",
     vocabulary: Sequence[str] | None = None,
     overrides: Sequence[str] = (),
+    operating: bool = False,
 ) -> nn.Module:
     """The model of a config, in eval mode.
 
@@ -73,15 +90,19 @@ def get(
         device: where the model goes.
         vocabulary: words to detect, for open-vocabulary models.
         overrides: ``key=value`` on the config.
+        operating: keep of each class only detections from its operating score on, where the model file holds them.
 
     Raises:
         polydet.engine.CheckpointError: weights that cannot be read or do not fit.
     """
-    cfg = _of_one_model(get_config(name, overrides))
-    file = _weights_of(name, weights)
+    path, file = _source(name, weights)
+    cfg = _of_one_model(load_config(path, overrides))
     model = _build(cfg, bool(file), vocabulary)
     if file:
-        _load(model, file)
+        _load(model, file, cfg)
+    model.__dict__["origin"] = cfg, read_header(path) if is_model_file(path) else {}  # for `save`
+    if operating:
+        apply_operating_points(model, _operating_points(path), _classes(cfg, vocabulary))
     return model.to(device).eval()
 
 
@@ -91,6 +112,7 @@ def get_cfg(
     device: str = "cpu",
     vocabulary: Sequence[str] | None = None,
     overrides: Sequence[str] = (),
+    operating: bool = False,
 ) -> CfgNode:
     """A yacs config that Detectron2's ``DefaultPredictor`` takes as it is; arguments as :func:`get`.
 
@@ -101,21 +123,63 @@ def get_cfg(
     Raises:
         ConfigError: an unknown name.
     """
-    path = config_path(name)
+    path, file = _source(name, weights)
     lazy = _of_one_model(load_config(path, overrides))
     cfg = detectron2_cfg()
     cfg.MODEL.META_ARCHITECTURE = PolydetLazyModel.__name__
     cfg.MODEL.DEVICE = device
     cfg.POLYDET = CfgNode()
     cfg.POLYDET.CONFIG_FILE = str(path)
-    cfg.POLYDET.WEIGHTS = _weights_of(name, weights)
+    cfg.POLYDET.WEIGHTS = file
     cfg.POLYDET.OVERRIDES = list(overrides)
     cfg.POLYDET.VOCABULARY = list(vocabulary or [])
-    short, longest = _test_size(lazy)
+    cfg.POLYDET.OPERATING = operating
+    own = thresholds_in(lazy.model)
+    cfg.POLYDET.THRESHOLDS = list(astuple(own))
+    _set_thresholds(cfg, own)
+    short, longest = test_size(lazy)
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = short, longest
     cfg.INPUT.FORMAT = lazy.model.get("input_format", "RGB") or "RGB"
-    cfg.DATASETS.TEST = (_metadata(lazy, vocabulary),)
+    cfg.DATASETS.TEST = (_metadata(_classes(lazy, vocabulary)),)
     return cfg
+
+
+def save(
+    model: nn.Module,
+    path: str | Path,
+    operating: Mapping[str, float] | None = None,
+    licence: str = "",
+    provenance: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a model of :func:`get` as one file, which :func:`get` and :func:`get_cfg` take by itself.
+
+    Args:
+        model: with the weights that it has now.
+        path: of the file, ``.safetensors``.
+        operating: class name -> score from which on a detection counts; None keeps those of the file it came from.
+        licence: terms of the weights.
+        provenance: what else is to be known of them; plain values.
+
+    Raises:
+        ConfigError: a model that :func:`get` did not build, a path of another kind, or a config a file cannot say.
+    """
+    origin = getattr(model, "origin", None)
+    if origin is None:
+        raise ConfigError("model_zoo.save takes a model of model_zoo.get: any other comes without its config")
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ConfigError(f"{path}: a model file is named FILE.safetensors")
+    cfg, header = origin
+    kept = {key: header.get(key) for key in ("operating", "licence", "provenance")}
+    save_model_file(
+        cfg,
+        model,
+        path,
+        operating=operating or kept["operating"],
+        licence=licence or kept["licence"] or "",
+        provenance={**(kept["provenance"] or {}), **(provenance or {})},
+    )
+    return path
 
 
 @META_ARCH_REGISTRY.register()
@@ -131,15 +195,56 @@ def PolydetLazyModel(cfg: CfgNode) -> nn.Module:  # Detectron2 builds a model by
             f"model_zoo.get_cfg(..., weights={cfg.MODEL.WEIGHTS!r}), or set cfg.POLYDET.WEIGHTS"
         )
     lazy = load_config(cfg.POLYDET.CONFIG_FILE, cfg.POLYDET.OVERRIDES)
-    model = _build(lazy, bool(cfg.POLYDET.WEIGHTS), cfg.POLYDET.VOCABULARY or None)
+    words = cfg.POLYDET.VOCABULARY or None
+    model = _build(lazy, bool(cfg.POLYDET.WEIGHTS), words)
     if cfg.POLYDET.WEIGHTS:
-        _load(model, cfg.POLYDET.WEIGHTS)
+        _load(model, cfg.POLYDET.WEIGHTS, lazy)
+    apply_thresholds(model, _thresholds(cfg), Thresholds(*cfg.POLYDET.THRESHOLDS))
+    if cfg.POLYDET.OPERATING:
+        apply_operating_points(model, _operating_points(Path(cfg.POLYDET.CONFIG_FILE)), _classes(lazy, words))
+    _follow_words(model, cfg.DATASETS.TEST[0])
     return model.to(cfg.MODEL.DEVICE)
 
 
-def _load(model: nn.Module, file: str | Path) -> None:
+def _set_thresholds(cfg: CfgNode, thresholds: Thresholds) -> None:
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = float(thresholds.score)
+    cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST = float(thresholds.nms)
+    cfg.TEST.DETECTIONS_PER_IMAGE = int(thresholds.detections)
+
+
+def _thresholds(cfg: CfgNode) -> Thresholds:
+    heads = cfg.MODEL.ROI_HEADS
+    return Thresholds(heads.SCORE_THRESH_TEST, heads.NMS_THRESH_TEST, cfg.TEST.DETECTIONS_PER_IMAGE)
+
+
+def _operating_points(path: Path) -> dict[str, float]:
+    points = read_header(path).get("operating") if is_model_file(path) else None
+    if not points:
+        raise ConfigError(
+            f"{path} holds no operating points; tools/operating_points.py chooses them on validation data"
+        )
+    return points
+
+
+def _follow_words(model: nn.Module, metadata: str) -> None:
+    """Keep Detectron2's metadata, by which predictions are drawn, at the words that the model is asked for."""
+    if not hasattr(model, "set_vocabulary"):
+        return
+    set_words = model.set_vocabulary
+
+    def follow(names_or_vocabulary: Any) -> None:
+        set_words(names_or_vocabulary)  # type: ignore[operator]
+        _name_classes(metadata, current_names(model, ()))
+
+    model.set_vocabulary = follow  # type: ignore[assignment]
+
+
+def _load(model: nn.Module, file: str | Path, cfg: DictConfig) -> None:
     """All of the model must be in the file: a detector that is random in part looks like one that works."""
-    load_weights(model, read_checkpoint(file)["model"], min_coverage=0.99)
+    checkpoint = read_checkpoint(file)
+    if is_model_file(file):
+        refuse_differences(model, checkpoint["model"], file)
+    load_weights(model, checkpoint["model"], min_coverage=0.99, class_names=names_by_name(checkpoint, cfg, model))
 
 
 def _of_one_model(cfg: DictConfig) -> DictConfig:
@@ -165,37 +270,46 @@ def _build(cfg: DictConfig, weights_follow: bool, vocabulary: Sequence[str] | No
     return model
 
 
-def _weights_of(name: str | Path, weights: str | Path | None) -> str:
+def _source(name: str | Path, weights: str | Path | None) -> tuple[Path, str]:
+    """(config, checkpoint or ""); a model file is both."""
     folder = Path(name)
     best = weights == "best" and folder.is_dir()
-    if weights is not None and not best:
-        return str(weights)
+    if weights is not None:
+        plain = folder / "config.yaml"  # other weights than the final ones, whose config the model file has
+        path = plain if plain.is_file() else config_path(name)
+        return path, str(weights_in(folder, best)) if best else str(weights)
+    path = config_path(name)
+    if is_model_file(path):
+        return path, str(path)
     if not folder.is_dir():
-        return ""
-    found = weights_in(folder, best)
+        return path, ""
+    found = weights_in(folder)
     if found is None:
         raise CheckpointError(f"the run in {folder} has no checkpoint yet; name weights=FILE, or the config itself")
-    return str(found)
+    return path, str(found)
 
 
-def _test_size(cfg: DictConfig) -> tuple[int, int]:
-    """(short side, longest side) of the test mapper's resize; (0, 0) when it does not resize."""
-    augmentations = cfg.dataloader.test.mapper.get("augmentations", [])
-    for node in augmentations if isinstance(augmentations, ListConfig) else [augmentations]:
-        short = node.get("short", node.get("short_edge_length"))
-        if short is not None:
-            short = short[0] if isinstance(short, ListConfig) else short
-            return int(short), int(node.get("max_size", 1333))
-    return 0, 0
+def _classes(cfg: DictConfig, vocabulary: Sequence[str] | None) -> tuple[str, ...]:
+    """Names that ``pred_classes`` index: the words that are asked for, else what the model was trained on."""
+    if vocabulary:
+        return tuple(vocabulary)
+    if "vocabulary" in cfg.model:  # a model that is asked for words only
+        return tuple(cfg.model.vocabulary) or trained_words(cfg)
+    space = label_space(cfg)
+    return space.names if space is not None else ()
 
 
-def _metadata(cfg: DictConfig, vocabulary: Sequence[str] | None) -> str:
-    names = list(vocabulary or _trained_names(cfg))
-    key = f"polydet_{text_digest(repr(names))[:12]}"
-    MetadataCatalog.get(key).thing_classes = names
+_METADATA = itertools.count()
+
+
+def _metadata(names: Sequence[str]) -> str:
+    """A name of its own for each predictor, whose words may change."""
+    key = f"polydet_{next(_METADATA)}"
+    _name_classes(key, names)
     return key
 
 
-def _trained_names(cfg: DictConfig) -> Sequence[str]:
-    train = cfg.dataloader.train
-    return label_space_of(list(train.datasets), train.get("merge", "none")).names
+def _name_classes(key: str, names: Sequence[str]) -> None:
+    metadata = MetadataCatalog.get(key)
+    metadata.__dict__.pop("thing_classes", None)  # Detectron2's refuses another value
+    metadata.thing_classes = list(names)

@@ -3,6 +3,7 @@
 from polydet.text.encoders import MiniLMEncoder, OpenClipEncoder, TextEncoder
 from polydet.text.label_space import LabelSpace, label_similarity
 from polydet.text.state import VocabularyMismatch, VocabularyState, pack_text, unpack_text
+from polydet.text.stored import StoredEncoder, stored_label_space
 from polydet.text.templates import TEMPLATES, clean_name, resolve_templates
 from polydet.text.trainable import FrozenTextTower, OpenClipTextTower, TextTower
 from polydet.text.vocabulary import Vocabulary, vocabulary_fingerprint
@@ -14,6 +15,7 @@ __all__ = [
     "MiniLMEncoder",
     "OpenClipEncoder",
     "OpenClipTextTower",
+    "StoredEncoder",
     "TextEncoder",
     "TextTower",
     "Vocabulary",
@@ -23,6 +25,7 @@ __all__ = [
     "label_similarity",
     "pack_text",
     "resolve_templates",
+    "stored_label_space",
     "unpack_text",
     "vocabulary_fingerprint",
 ]

