@@ -7,5 +7,5 @@ model, dataloader, optimizer, lr_multiplier, train, data = finetune(
 )
 voc(model, dataloader)
 train.max_epochs = 100
-lr_multiplier.milestones = [70 / 100]
+lr_multiplier.update(milestones=[70 / 100], warmup_iters=0)
 train.clip_grad.kind = "none"

@@ -5,5 +5,5 @@ from .common.recipe import finetune, voc
 model, dataloader, optimizer, lr_multiplier, train, data = finetune(__file__, "detr", "100ep")
 voc(model, dataloader)
 train.max_epochs = 100
-lr_multiplier.milestones = [70 / 100]
+lr_multiplier.update(milestones=[70 / 100], warmup_iters=0)
 train.clip_grad.kind = "none"

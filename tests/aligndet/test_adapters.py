@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from aligndet_detectors import build, faster_rcnn, fcos, retinanet, two_view_batch
 from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
+from detectron2.structures import Boxes, pairwise_iou
 from detectron2.utils.events import EventStorage
 
 from aligndet.adapters import FCOSAdapter, RetinaNetAdapter
@@ -83,8 +84,44 @@ def test_cascade_has_a_weighted_set_per_stage_with_background():
     with EventStorage(0):
         output = adapter(views(), with_losses=True)
     assert [s.weight for s in output.samples] == [1.0, 0.5, 0.25]
-    assert all((s.labels == -1).any() and (s.labels >= 0).any() for s in output.samples[:1])
+    assert all((s.labels == -1).any() and (s.labels >= 0).any() for s in output.samples)
     assert {"loss_box_reg_stage0", "loss_box_reg_stage1", "loss_box_reg_stage2"} < set(output.losses)
+
+
+@pytest.mark.parametrize("refine", [False, True])
+def test_stages_of_a_cascade_look_at_the_rpns_boxes_unless_they_refine(monkeypatch, refine):
+    adapter = build("cascade").train()
+    adapter.refine = refine
+    detector, seen, found = adapter.detector, [], []
+    rpn, pooler = detector.proposal_generator.forward, detector.roi_heads.box_pooler.forward
+    monkeypatch.setattr(detector.proposal_generator, "forward", lambda *a: found.append(rpn(*a)) or found[-1])
+    monkeypatch.setattr(
+        detector.roi_heads.box_pooler, "forward", lambda maps, boxes: seen.append(boxes) or pooler(maps, boxes)
+    )
+    batch = views()
+    with EventStorage(0):
+        samples = adapter(batch, with_losses=True).samples
+    truth = [view["instances"].gt_boxes.tensor for view in batch]
+    rpns = [torch.cat([p.proposal_boxes.tensor, gt]) for p, gt in zip(found[0][0], truth)]
+    for stage, (boxes, sample) in enumerate(zip(seen, samples)):
+        known = [(b.tensor[:, None] == all_[None]).all(-1).any(1) for b, all_ in zip(boxes, rpns)]
+        assert torch.cat(known).all() != (refine and stage > 0)
+        overlap = pairwise_iou(Boxes(torch.cat([b.tensor for b in boxes])), Boxes(torch.cat(truth)))
+        mine = sample.labels >= 0
+        assert (overlap[mine, sample.labels[mine]] >= (0.5, 0.6, 0.7)[stage]).all() and mine.any()
+
+
+def test_the_rpns_losses_of_a_cascade_may_weigh_more():
+    losses = []
+    for weight in (1.0, 1.5):
+        adapter = build("cascade").train()
+        adapter.rpn_weight = weight
+        torch.manual_seed(0)
+        with EventStorage(0):
+            losses.append(adapter(views(), with_losses=True).losses)
+    ratio = {name: (losses[1][name] / losses[0][name]).item() for name in losses[0]}
+    expected = {name: 1.5 if "rpn" in name else 1.0 for name in ratio}
+    assert ratio == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_assistants_sets_come_before_the_leads():

@@ -6,6 +6,8 @@ import pytest
 import torch
 from detectron2.config import LazyCall, instantiate
 from detectron2.engine import HookBase
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
 
 from aligndet.proposal_data import make_proposals
 from polydet.engine import load_config, run
@@ -101,6 +103,54 @@ def test_norms_of_the_backbone_are_the_published_ones(name, norm, freeze_at):
     model = load_config(ROOT / "aligndet" / f"{name}.py").model
     bottom_up = (model.adapter.detector if name.startswith("pretrain") else model).backbone.bottom_up
     assert (bottom_up.norm, bottom_up.freeze_at) == (norm, freeze_at)
+
+
+@pytest.mark.parametrize("name", ["pretrain_cbnetv2_swin_l_1x", "table3_cbnetv2_swin_l_1x_base"])
+def test_cbnet_is_trained_as_published(name):
+    """SmoothL1 x 1 and no norms in the box heads, SmoothL1 of beta 1/9 and 2000 boxes in the RPN."""
+    model = load_config(ROOT / "aligndet" / f"{name}.py").model
+    detector = model.adapter.detector if "adapter" in model else model
+    rpn = detector.proposal_generator
+    assert rpn.smooth_l1_beta == pytest.approx(1 / 9) and rpn.get("box_reg_loss_type", "smooth_l1") == "smooth_l1"
+    assert (rpn.post_nms_topk[0], rpn.anchor_boundary_thresh) == (2000, 0)
+    head = instantiate(detector.roi_heads.box_heads[0])
+    assert not [m for m in head.modules() if isinstance(m, torch.nn.modules.batchnorm._NormBase)]
+    if "adapter" in model:
+        assert model.adapter.rpn_weight == 1.5 and not model.adapter.get("refine", False)
+    torch.manual_seed(0)
+    low = torch.rand(8, 2) * 50
+    boxes = torch.cat([low, low + 20 + torch.rand(8, 2) * 30], 1)
+    truth, deltas = boxes + torch.randn(8, 4), torch.randn(8, 4)
+    for stage, (centre, size, weight) in enumerate(((0.1, 0.2, 1.0), (0.05, 0.1, 0.5), (0.033, 0.067, 0.25))):
+        node = detector.roi_heads.box_predictors[stage].copy()
+        predictor = instantiate(node.update(num_classes=1) or node)
+        proposals = Instances((200, 200), proposal_boxes=Boxes(boxes), gt_boxes=Boxes(truth))
+        proposals.gt_classes = torch.tensor([0] * 6 + [1] * 2)  # two of background
+        with EventStorage(0):
+            loss = predictor.losses((torch.zeros(8, 2), deltas), [proposals])["loss_box_reg"]
+        wide, wanted = (b[:, 2:] - b[:, :2] for b in (boxes, truth))
+        shift = ((truth[:, :2] + truth[:, 2:]) - (boxes[:, :2] + boxes[:, 2:])) / 2 / wide
+        target = torch.cat([shift / centre, (wanted / wide).log() / size], 1)
+        expected = torch.nn.functional.smooth_l1_loss(deltas[:6], target[:6], reduction="sum") / 8
+        torch.testing.assert_close(loss, weight * expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        ("table2_detr_r50_50ep_align", 500),
+        ("table2_detr_r50_100ep_base", 500),
+        ("table4_detr_r50_voc_align", 0),
+        ("table6_detr_r50_sup_150ep_base", 0),
+        ("table2_fcos_r50_12k_align", 500),
+    ],
+)
+def test_warm_up_is_the_published_one(name, steps):
+    schedule = load_config(ROOT / "aligndet" / f"{name}.py").lr_multiplier
+    assert schedule.warmup_iters == steps
+    schedule.update(max_iter=1000, iters_per_epoch=100.0)
+    start = instantiate(schedule)(0.0)
+    assert start == pytest.approx(1.0 if not steps else 1 / 3 if "fcos" in name else 1e-3)
 
 
 def test_momentum_takes_the_length_that_epochs_give(card, tmp_path):

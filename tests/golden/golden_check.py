@@ -46,7 +46,7 @@ def detect(model: nn.Module, inputs: list[dict[str, Any]]) -> list[dict[str, Any
 def check_losses(golden: Golden, step: str, losses: Mapping[str, float], name_of: Callable[[str], str]) -> None:
     """Every loss of the authors is one of ours (`name_of` their name) and nothing is left over."""
     expected = {name_of(name): value for name, value in golden.losses(step).items()}
-    assert set(losses) == set(expected)
+    assert set(losses) == set(expected), f"apart: {sorted(set(losses) ^ set(expected))}"
     wrong = [
         f"{name}: {losses[name]:.8g}, the authors' {value:.8g}"
         for name, value in expected.items()

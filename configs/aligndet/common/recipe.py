@@ -143,7 +143,7 @@ def pretrain(file, detector, tasks=("classification", "regression"), freeze_back
         optimizer.lr = 5e-5
         lr_multiplier = _schedule(SCHEDULES["50ep"][1], warmup=0)
     model = L(AlignDet)(
-        adapter=L(adapter)(detector=model),
+        adapter=L(adapter)(detector=model, **({"rpn_weight": 1.5} if detector == "cbnet" else {})),
         total_steps="${..train.max_iter}",
         momentum=0.996,
         temperature=0.5,
@@ -164,8 +164,6 @@ def _for_proposals(detector, model):
         model.roi_heads.num_classes = 1
         for key in ("mask_in_features", "mask_pooler", "mask_heads"):
             del model.roi_heads[key]
-        for head in model.roi_heads.box_heads:
-            head.conv_norm = ""
     elif detector in ("fcos", "retinanet"):
         model.num_classes = 1
     else:
@@ -206,7 +204,9 @@ def finetune(file, detector, schedule, aligned=None, modules=""):
         train.init.key_map = f"aligndet.transfer:{KEY_MAPS[detector]}{modules}"
     rates = SGD_RATES.get(detector, ((1e-4, 1e-4), (1e-4, 1e-4)))[bool(aligned)]
     optimizer = _optimizer(detector, *rates, adamw=not is_sgd)
-    lr_multiplier = _schedule(milestones, 0 if is_detr else 500, constant_warmup=detector == "fcos")
+    # the authors warm DETR up where they count iterations, not where they count epochs
+    warmup = 0 if is_detr and schedule == "150ep" else 500
+    lr_multiplier = _schedule(milestones, warmup, constant_warmup=detector == "fcos")
     if is_detr:
         optimizer.params.lr_factors = {r"^backbone\.bottom_up\.": 0.1}
         train.clip_grad.update(kind="norm", value=0.1)

@@ -1,4 +1,4 @@
-"""CBNetV2: two Swin-L backbones, hybrid task cascade without its semantic branch, soft-NMS at test."""
+"""CBNetV2 as AlignDet's repository trains it: two Swin-L, hybrid task cascade without its semantic branch, soft-NMS."""
 
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
@@ -29,7 +29,7 @@ def _swin():
 
 def _box_head():
     shape = L(ShapeSpec)(channels=256, height=7, width=7)
-    return L(FastRCNNConvFCHead)(input_shape=shape, conv_dims=[256] * 4, fc_dims=[1024], conv_norm="SyncBN")
+    return L(FastRCNNConvFCHead)(input_shape=shape, conv_dims=[256] * 4, fc_dims=[1024])
 
 
 def _predictor(weights, stage_weight):
@@ -38,8 +38,8 @@ def _predictor(weights, stage_weight):
         box2box_transform=L(Box2BoxTransform)(weights=weights),
         num_classes="${...num_classes}",
         cls_agnostic_bbox_reg=True,
-        box_reg_loss_type="giou",
-        loss_weight={"loss_cls": stage_weight, "loss_box_reg": 10.0 * stage_weight},
+        smooth_l1_beta=1.0,
+        loss_weight={"loss_cls": stage_weight, "loss_box_reg": stage_weight},
         test_score_thresh=0.001,
         test_nms_thresh=0.5,
         test_topk_per_image=100,
@@ -56,7 +56,10 @@ def _mask_head(stage, stage_weight):
     )
 
 
-_STAGES = (([10, 10, 5, 5], 1.0), ([20, 20, 10, 10], 0.5), ([30, 30, 15, 15], 0.25))
+_STAGES = tuple(  # standard deviations of centres and of sizes, loss weight
+    ([1 / centre, 1 / centre, 1 / size, 1 / size], weight)
+    for centre, size, weight in ((0.1, 0.2, 1.0), (0.05, 0.1, 0.5), (0.033, 0.067, 0.25))
+)
 
 model = L(CompositeRCNN)(
     assistant_weight=0.5,
@@ -87,3 +90,4 @@ model = L(CompositeRCNN)(
     pixel_mean=[123.675, 116.28, 103.53],
     pixel_std=[58.395, 57.12, 57.375],
 )
+model.proposal_generator.update(smooth_l1_beta=1 / 9, post_nms_topk=(2000, 1000), anchor_boundary_thresh=0)
