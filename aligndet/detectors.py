@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -67,6 +67,6 @@ def fcos_head(
     return head
 
 
-def num_classes_of(datasets: Sequence[str]) -> int:
-    """Number of labels of training datasets, for closed-set heads."""
-    return len(label_space_of(list(datasets)))
+def num_classes_of(datasets: Sequence[str], merge: Literal["none", "name"] = "none") -> int:
+    """Number of labels of training datasets, for closed-set heads; ``merge`` as in the train loader."""
+    return len(label_space_of(list(datasets), merge))

@@ -66,10 +66,18 @@ class CenterNetHead(nn.Module):
         num_convs: depth of the tower.
         norm: Detectron2 norm name, empty for none.
         prior: initial probability of a cell.
+        box_bias: distance from a cell to the sides of its box at the start, in strides (CenterNet2: 8); it should
+            follow ``sizes_of_interest``.
     """
 
     def __init__(
-        self, in_channels: int = 256, num_levels: int = 5, num_convs: int = 4, norm: str = "GN", prior: float = 0.01
+        self,
+        in_channels: int = 256,
+        num_levels: int = 5,
+        num_convs: int = 4,
+        norm: str = "GN",
+        prior: float = 0.01,
+        box_bias: float = 8.0,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
@@ -85,7 +93,7 @@ class CenterNetHead(nn.Module):
                 nn.init.normal_(module.weight, std=0.01)
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
         nn.init.constant_(self.heatmap.bias, -math.log((1 - prior) / prior))  # type: ignore[arg-type]
-        nn.init.constant_(self.box.bias, 8.0)  # type: ignore[arg-type]
+        nn.init.constant_(self.box.bias, box_bias)  # type: ignore[arg-type]
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Maps ``[B, C, H_l, W_l]`` -> heatmap logits ``[B, M]`` and boxes ``[B, M, 4]`` in strides, M over levels."""

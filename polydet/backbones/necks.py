@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling import FPN, Backbone
-from detectron2.modeling.backbone.fpn import LastLevelP6P7
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import Tensor, nn
 
 
@@ -104,4 +104,24 @@ def fpn_p3_p7(
         out_channels=out_channels,
         norm=norm,
         top_block=LastLevelP6P7(out_channels, out_channels, in_feature="p5"),
+    )
+
+
+def fpn(bottom_up: Backbone, out_channels: int = 256, coarsest: int = 6, norm: str = "") -> FPN:
+    """Detectron2's FPN over all maps of a backbone that ends at stride 32, up to ``p{coarsest}``.
+
+    P6 alone is a pooled P5 (Faster R-CNN's); with P7 both are convs (CenterNet2's and RetinaNet's).
+
+    Raises:
+        ValueError: ``coarsest`` other than 5, 6 and 7.
+    """
+    if coarsest not in (5, 6, 7):
+        raise ValueError(f"coarsest must be 5, 6 or 7, not {coarsest}")
+    top = {5: None, 6: LastLevelMaxPool(), 7: LastLevelP6P7(out_channels, out_channels, in_feature="p5")}[coarsest]
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=list(bottom_up.output_shape()),
+        out_channels=out_channels,
+        norm=norm,
+        top_block=top,
     )

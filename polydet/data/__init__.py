@@ -27,11 +27,13 @@ from polydet.data.samplers import (
     SubsetSampler,
     UniformSampler,
 )
+from polydet.data.statistics import DataStatistics, data_statistics
 from polydet.data.union import Union, label_space_of
 
 __all__ = [
     "AnnotationTable",
     "ClassAwareSampler",
+    "DataStatistics",
     "DatasetCard",
     "DatasetError",
     "DetectionMapper",
@@ -47,6 +49,7 @@ __all__ = [
     "builtin",
     "card_files",
     "class_image_counts",
+    "data_statistics",
     "datasets_root",
     "get_card",
     "label_names",

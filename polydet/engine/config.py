@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from polydet.engine.errors import ConfigError
 from polydet.engine.file_config import load_model_config
+from polydet.engine.recipe import resolve_recipe
 from polydet.engine.trust import ConfigDumper, objects_in, plain_config, read_yaml_config
 from polydet.files import write_text
 from polydet.model_file import is_model_file
@@ -55,8 +56,11 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     if OmegaConf.select(cfg, "train.output_dir") == DEFAULT_OUTPUT:
         cfg.train.output_dir = f"{DEFAULT_OUTPUT}/{_own_name(Path(path))}"
     apply_overrides(cfg, overrides)
+    recipe = resolve_recipe(cfg)
     check_calls(cfg)
     _note_source(cfg, path, overrides, starts)
+    if recipe:
+        cfg.source.recipe = recipe
     return cfg
 
 

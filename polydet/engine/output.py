@@ -39,6 +39,8 @@ def prepare_output(cfg: DictConfig, resume: bool, eval_only: bool) -> Path:
     except OSError as error:
         raise OSError(f"train.output_dir={str(output_dir)!r} cannot be written: {error}") from error
     log_to(output_dir)
+    if recipe := OmegaConf.select(cfg, "source.recipe"):
+        logger.info("recipe: %s", "\n  ".join(recipe))
     if comm.is_main_process():
         if not eval_only:  # a run that trains may be evaluated meanwhile
             _tidy(output_dir)

@@ -59,6 +59,7 @@ _CALLS = {
     "detectron2.layers.ShapeSpec",
     "detectron2.modeling.box_regression.Box2BoxTransform",
     "detectron2.modeling.matcher.Matcher",
+    "polydet.backbones.fpn",
     "polydet.backbones.fpn_p3_p7",
     "polydet.data.ClassAwareSampler",
     "polydet.data.DetectionMapper",

@@ -1,0 +1,70 @@
+"""Configs of fine-tuning: each trains on any card, on several, and from weights with other classes, by overrides."""
+
+import pytest
+import torch
+from detectron2.config import instantiate
+
+from polydet.data.shapeworld.generate import VERSION, write_part
+from polydet.engine import load_config, run
+from polydet.model_zoo.zoo import config_root
+
+CONFIGS = {path.stem: path for path in sorted((config_root() / "finetune").glob("*.py"))}
+EXPECTED = {"scaledet", "faster_rcnn"}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A small ShapeWorld."""
+    folder = tmp_path_factory.mktemp("finetune")
+    for part in ("coco", "lvis"):
+        target = folder / "datasets" / "shapeworld" / VERSION / part
+        target.mkdir(parents=True)
+        write_part(part, target, {"train": 8, "val": 2})
+    patch = pytest.MonkeyPatch()
+    patch.setenv("DETECTRON2_DATASETS", str(folder / "datasets"))
+    patch.setenv("POLYDET_CACHE", str(folder / "cache"))
+    yield folder
+    patch.undo()
+
+
+def toy(folder, *overrides, cards="shapes_coco_train"):
+    return [
+        f"dataloader.train.datasets=[{cards}]",
+        "dataloader.test_datasets=[shapes_coco_val]",
+        "recipe.speed=fast",
+        "dataloader.train.mapper.augmentations.short=96",
+        "dataloader.train.total_batch_size=2",
+        "dataloader.train.num_workers=0",
+        "train.device=cpu",
+        "train.max_iter=2",
+        "train.pictures=0",
+        f"train.output_dir={folder}",
+        *overrides,
+    ]
+
+
+def test_every_recipe_is_here():
+    assert set(CONFIGS) == EXPECTED
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_two_steps_on_a_card(name, world, tmp_path):
+    results = run(load_config(CONFIGS[name], toy(tmp_path)))
+    assert "AP" in results["shapes_coco_val"]["bbox"]
+    assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 1
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_several_cards_with_shared_names_and_partial_labels(name, world, tmp_path):
+    cfg = load_config(CONFIGS[name], toy(tmp_path, "train.max_iter=1", cards="shapes_coco_train,shapes_lvis_train"))
+    cfg.dataloader.test_datasets = []
+    run(cfg)
+    assert (tmp_path / "model_final.pth").is_file()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_gpu_size_is_built(name, world):
+    overrides = toy("unused", "recipe.speed=gpu", "model.backbone.bottom_up.weights=null")
+    cfg = load_config(CONFIGS[name], overrides)
+    with torch.device("meta"):
+        assert instantiate(cfg.model)
