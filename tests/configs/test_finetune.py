@@ -66,5 +66,4 @@ def test_several_cards_with_shared_names_and_partial_labels(name, world, tmp_pat
 def test_the_gpu_size_is_built(name, world):
     overrides = toy("unused", "recipe.speed=gpu", "model.backbone.bottom_up.weights=null")
     cfg = load_config(CONFIGS[name], overrides)
-    with torch.device("meta"):
-        assert instantiate(cfg.model)
+    assert instantiate(cfg.model)
