@@ -31,15 +31,12 @@ def raw_columns(
 ) -> dict[str, Any]:
     """The section `annotations` as unsorted columns: id, image_id, category_id, bbox, flags, masks and phrases.
 
-    A piece that an interrupted conversion finished is not parsed again.
+    A piece that an interrupted conversion finished is not converted again.
     """
-    work, position, parts = current_work(), 0, []
-    while position >= 0:
-        compute = partial(_piece, sections, position, path, phrase_of, optional)
-        parts.append(work.part(f"annotations-{position}", compute))
-        position = int(parts[-1]["next"])
-        if position >= 0:
-            logger.info("%s: %.0f %% converted", path, 100 * position / path.stat().st_size)
+    work, first, parts = current_work(), 0, []
+    for number, items in enumerate(sections.pieces("annotations", optional)):
+        parts.append(work.part(f"annotations-{number}", partial(_piece, items, first, path, phrase_of)))
+        first += len(items)
     joined: dict[str, Any] = {}
     for key in ("id", "image_id", "category_id"):
         arrays = [part[key] for part in parts if len(part[key])] or [parts[0][key]]
@@ -58,10 +55,9 @@ def raw_columns(
     return joined
 
 
-def _piece(
-    sections: JsonSections, position: int, path: Path, phrase_of: Phrase | None, optional: bool
-) -> Mapping[str, np.ndarray]:
-    items, after = sections.piece("annotations", position, optional)
+def _piece(items: list[dict], first: int, path: Path, phrase_of: Phrase | None) -> Mapping[str, np.ndarray]:
+    """Columns of some annotations, of which the first is at position `first` of the file."""
+    annotations = partial(column, items, path=path, name="annotations", first=first)
     has_id = any("id" in item for item in items)
     masks = [_mask_text(item.get("segmentation")) for item in items]
     broken = [item.get("id") for item, text in zip(items, masks) if not text and item.get("segmentation")]
@@ -77,17 +73,16 @@ def _piece(
         phrases = Strings.of([phrase_of(item) for item in items])
         if empty := int((np.diff(phrases.offsets) == 0).sum()):
             logger.warning("%s: %d of %d boxes have no phrase", path, empty, len(phrases))
-    crowd = column(items, "iscrowd", "int", path, "annotations", default=0) != 0
+    crowd = annotations("iscrowd", "int", default=0) != 0
     group = np.array([bool(item.get("isgroupof")) for item in items], bool)
     texts = {"masks": Strings.of(masks), "phrases": phrases}
-    ids = column(items, "id", "id", path, "annotations") if has_id else np.zeros(len(items), np.int64)
+    ids = annotations("id", "id") if has_id else np.zeros(len(items), np.int64)
     return {
-        "next": np.array(after),
         "has_id": np.array(has_id),
         "id": np.asarray(ids),
-        "image_id": np.asarray(column(items, "image_id", "id", path, "annotations")),
-        "category_id": np.asarray(column(items, "category_id", "id", path, "annotations")),
-        "bbox": column(items, "bbox", "box", path, "annotations"),
+        "image_id": np.asarray(annotations("image_id", "id")),
+        "category_id": np.asarray(annotations("category_id", "id")),
+        "bbox": annotations("bbox", "box"),
         "flags": ((crowd | group) * CROWD + group * GROUP_OF).astype(np.uint8),
         **{f"{key}.data": strings.data for key, strings in texts.items()},
         **{f"{key}.offsets": strings.offsets for key, strings in texts.items()},

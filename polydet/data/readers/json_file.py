@@ -56,8 +56,8 @@ def _load_lenient(data: bytes, path: Path) -> Any:
         ) from error
 
 
-def section(document: Any, key: str, path: Path, *, optional: bool = False) -> list[dict]:
-    """The list of objects under a top-level key."""
+def section(document: Any, key: str, path: Path, *, optional: bool = False, first: int = 0) -> list[dict]:
+    """The list of objects under a top-level key; `first` is the position of its first object, for messages."""
     if not isinstance(document, dict):
         raise DatasetError(
             f"holds a {type(document).__name__}, not an object with images and categories",
@@ -73,32 +73,35 @@ def section(document: Any, key: str, path: Path, *, optional: bool = False) -> l
         raise DatasetError(f"key {key!r} is not a list", file=path)
     for i, item in enumerate(items):
         if not isinstance(item, dict):
-            raise DatasetError("entry is not an object", file=path, where=f"{key}[{i}]")
+            raise DatasetError("entry is not an object", file=path, where=f"{key}[{first + i}]")
     return items
 
 
 _MISSING = object()
 
 
-def column(items: Sequence[dict], key: str, kind: str, path: Path, name: str, default: Any = _MISSING) -> Any:
+def column(
+    items: Sequence[dict], key: str, kind: str, path: Path, name: str, default: Any = _MISSING, first: int = 0
+) -> Any:
     """One key of every entry as an array, checked.
 
     Args:
         kind: `int` -> int64 [n]; `str` -> list of str; `id` -> int64 [n] or list of str; `box` -> float64 [n, 4].
         name: the section, for messages.
         default: used where the key is missing; without it a missing key is an error.
+        first: position of the first of the items in the section, for messages.
     """
     try:
         values = [item[key] for item in items] if default is _MISSING else [item.get(key, default) for item in items]
     except KeyError:
         i = next(i for i, item in enumerate(items) if key not in item)
-        raise DatasetError(f"misses the key {key!r}", file=path, where=_place(items, i, name)) from None
+        raise DatasetError(f"misses the key {key!r}", file=path, where=_place(items, i, name, first)) from None
     convert, wanted = _KINDS[kind]
     result = convert(values)
     if result is None:
         i = next((i for i, value in enumerate(values) if convert([value]) is None), 0)
         raise DatasetError(
-            f"{key!r} must be {wanted}, found {_short(values[i])}", file=path, where=_place(items, i, name)
+            f"{key!r} must be {wanted}, found {_short(values[i])}", file=path, where=_place(items, i, name, first)
         )
     return result
 
@@ -147,9 +150,9 @@ _KINDS: dict[str, tuple[Callable[[list], Any], str]] = {
 }
 
 
-def _place(items: Sequence[dict], i: int, name: str) -> str:
+def _place(items: Sequence[dict], i: int, name: str, first: int) -> str:
     identity = f" (id {items[i]['id']!r})" if "id" in items[i] else ""
-    return f"{name}[{i}]{identity}"
+    return f"{name}[{first + i}]{identity}"
 
 
 def _short(value: Any) -> str:
