@@ -10,8 +10,10 @@ dataloader.train.total_batch_size = 16
 dataloader.train.mapper.augmentations = multi_scale
 dataloader.test.mapper.augmentations = resize_800
 dataloader.test_datasets = ["coco_2017_val", "objects365_v1_val", "openimages_v6_val"]
-model.backbone.bottom_up.update(name="resnet50.tv_in1k", weights="timm")
+model.backbone.bottom_up.update(name="resnet50.tv_in1k", weights="timm", freeze_at=2)
 model.roi_heads.test_score_thresh = 1e-4
 optimizer.lr = 0.01
+optimizer.params.weight_decay_norm = 0.0
 lr_multiplier.update(milestones=[660000, 700000], warmup_iters=4000, warmup_factor=0.00025)
+train.amp.dtype = "float32"
 train.update(max_iter=720000, reference_batch_size=16, output_dir="./output/scaledet/table3_r50_coco_o365_oid")
