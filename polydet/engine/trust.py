@@ -90,6 +90,7 @@ _CALLS = {
     "polydet.text.StoredEncoder",
     "polydet.text.stored_label_space",
     "scaledet.embedding_dim",
+    "scaledet.joint_image_counts",
 }
 _KEY_MAPS = {
     *(f"aligndet.transfer:{kind}" for kind in ("FCOS", "RETINANET", "MASK_RCNN", "CASCADE", "DETR")),

@@ -30,6 +30,7 @@ READERS.update(
     lambda_1=at("model.lambda_1"),
     lambda_2=at("model.lambda_2"),
     soft_label_weight=at("model.roi_heads.label_loss.soft_weight"),
+    federated=at("model.roi_heads.label_loss.federated"),
     tau=at("model.temperature"),
     test_time_augmentation=lambda row: row.cfg.model.tta is not None,
 )

@@ -9,8 +9,10 @@ from detectron2.config import instantiate
 from detectron2.utils.events import EventStorage
 from scaledet_parts import make_input
 
-from polydet.data import label_space_of
+from polydet.data import class_image_counts, label_space_of
+from polydet.data.shapeworld.real_layout import write_real_layout
 from polydet.engine import load_config
+from polydet.text import OpenClipEncoder
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 sys.path.insert(0, str(Path(__file__).parent))  # _target_ of the stand-in encoder below
@@ -36,6 +38,7 @@ ROWS = {
     "table3_scaledet_r50_in1k_o365": (365, 180000, 16, 0.01, 10, None),
     "table3_scaledet_r50_in1k_oid": (601, 180000, 16, 0.01, 10, None),
     "table3_scaledet_r50_in1k_coco_o365_oid": (1046, 720000, 16, 0.01, 10, None),
+    "table4_scaledet_r50_l_c_fed": (1283, 90000, 64, 2e-4, 10, 640),
     "table7_scaledet_r50_odinw13_ft": (5, None, 16, 5e-5, 0, 640),
     "table7_scaledet_swin_t_odinw13_ft": (5, None, 16, 5e-5, 0, 896),
     "table7_scaledet_swin_b_odinw13_ft": (5, None, 16, 5e-5, 0, 896),
@@ -64,13 +67,51 @@ def test_row_has_the_tables_numbers(name):
     assert cfg.model.roi_heads.label_loss.soft_weight == soft_weight
     assert cfg.dataloader.train.mapper.augmentations.get("size") == size
     test = cfg.dataloader.test.mapper.augmentations  # 640 in Table 1 and where its numbers stand again (section 4.2)
-    assert (test.short, test.max_size) == ((640, 640) if name.startswith(("table1", "table8")) else (800, 1333))
+    assert (test.short, test.max_size) == (
+        (640, 640) if name.startswith(("table1", "table4", "table8")) else (800, 1333)
+    )
     swin, openclip = "swin" in name, "openclip" in name or "swin" in name and "odinw" in name
     assert ("swin" in cfg.model.backbone.bottom_up.name) == swin
     assert cfg.model.text_encoder.pretrained == ("laion2b_s32b_b79k" if openclip else "openai")
     assert cfg.train.clip_grad.kind == "value" and cfg.train.clip_grad.value == 1.0
     if "_ft" in name:
         assert cfg.model.on_vocabulary_mismatch == "transfer" and cfg.train.init_checkpoint
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if name.startswith("table3")])
+def test_table_3_trains_as_unidet(name, monkeypatch):
+    """Float32, stem and first stage frozen, no decay on norms."""
+    monkeypatch.setattr(OpenClipEncoder, "encode", lambda self, texts: torch.ones(len(texts), self.dim, device="cpu"))
+    cfg = load_config(CONFIGS / "scaledet" / f"{name}.py")
+    assert (cfg.train.amp.dtype, cfg.optimizer.momentum) == ("float32", 0.9)
+    if name != "table3_scaledet_r50_in1k_coco":  # one is built
+        return
+    cfg.model.backbone.bottom_up.weights = None
+    cfg.model.templates = "a"
+    with torch.device("meta"):
+        model = instantiate(cfg.model)
+    body = dict(model.backbone.bottom_up.named_parameters())
+    trained = {name.split(".")[1] for name, parameter in body.items() if parameter.requires_grad}
+    assert trained == {"layer2", "layer3", "layer4"}
+    optimizer = cfg.optimizer.copy()
+    optimizer.params.model = model
+    decay = {id(p): group["weight_decay"] for group in instantiate(optimizer).param_groups for p in group["params"]}
+    tower = model.proposal_generator.head.tower
+    assert {decay[id(p)] for p in tower[1].parameters()} == {0.0}  # GroupNorm
+    assert {decay[id(p)] for p in tower[0].parameters()} == {1e-4}
+
+
+def test_the_federated_row_draws_by_the_images_of_each_label(tmp_path, monkeypatch):
+    write_real_layout(tmp_path / "data", train=4, val=2)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "data"))
+    monkeypatch.setenv("POLYDET_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(OpenClipEncoder, "encode", lambda self, texts: torch.rand(len(texts), self.dim))
+    overrides = ["model.backbone.bottom_up.name=resnet18", "model.backbone.bottom_up.weights=null", "model.templates=a"]
+    cfg = load_config(CONFIGS / "scaledet/table4_scaledet_r50_l_c_fed.py", overrides)
+    loss = instantiate(cfg.model).roi_heads.label_loss
+    counts = [*class_image_counts("lvis_v1_train"), *class_image_counts("coco_2017_train")]
+    assert loss.federated == "sampled" and loss.federated_count == 50 and sum(counts) > 0
+    torch.testing.assert_close(loss.weights, torch.tensor(counts).float().sqrt())
 
 
 def test_a_set_of_odinw_is_one_override():
