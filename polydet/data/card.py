@@ -120,8 +120,21 @@ class DatasetCard:
                 remedy="write every name in quotes: YAML reads on and 1 as a truth value and a number",
             )
         for key in ("spelling", "files", "options"):
-            if not isinstance(getattr(self, key), Mapping):
-                raise DatasetError(f"card {self.name!r}: {key} is {getattr(self, key)!r}, not a mapping")
+            value = getattr(self, key)
+            if not isinstance(value, Mapping):
+                raise DatasetError(f"card {self.name!r}: {key} is {value!r}, not a mapping")
+            texts = [*value, *(() if key == "options" else value.values())]
+            if wrong := [text for text in texts if not isinstance(text, str)]:
+                raise DatasetError(f"card {self.name!r}: {key} has {wrong[0]!r}, which is not text")
+        for key in ("format", "label_policy", "evaluator", "hierarchy", "generator", "about", "url", "licence"):
+            value = getattr(self, key)
+            if not isinstance(value, str) and not (value is None and key in ("hierarchy", "generator")):
+                raise DatasetError(f"card {self.name!r}: {key} is {value!r}, which is not text")
+        if self.images is not None and type(self.images) is not int:
+            raise DatasetError(f"card {self.name!r}: images is {self.images!r}, not a number of images")
+        ids = () if self.category_ids is None else self.category_ids
+        if not isinstance(ids, (list, tuple)) or not all(type(id_) in (int, str) for id_ in ids):
+            raise DatasetError(f"card {self.name!r}: category_ids are {ids!r:.80}, not a list of numbers or texts")
 
     @property
     def json_files(self) -> tuple[Path, ...]:

@@ -1,13 +1,16 @@
 """Annotation files that look right and are not: box formats, crowds, ids of two types, names, separators."""
 
+import io
 import json
+import tarfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from polydet.data import DatasetError, Union, load_card
+from polydet.data import DatasetCard, DatasetError, Union, load_card
 from polydet.data.convert import yolo_to_coco
+from polydet.data.readers import READERS
 from polydet.data.readers.box_format import check_box_format
 
 SIZE = np.array([96.0, 64.0])
@@ -150,3 +153,49 @@ def test_the_whole_file_with_corners(bench):
     with pytest.raises(DatasetError, match=r"toy\.json.*boxes have no area or reach out") as error:
         load_card("toy")
     assert "convert them" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"files": {"bbox": [1, 2]}},
+        {"spelling": {"a": 1}},
+        {"options": {3: 1}},
+        {"hierarchy": 5},
+        {"evaluator": ["coco"]},
+        {"images": "many"},
+        {"category_ids": ([1], 2), "classes": ("a", "b")},
+    ],
+)
+def test_card_fields_of_wrong_types(fields):
+    with pytest.raises(DatasetError, match=f"card 'x': {next(iter(fields))}"):
+        DatasetCard("x", "a.json", "images", **fields)
+
+
+def test_openimages_ids_are_named_with_their_file_and_line(tmp_path):
+    (tmp_path / "boxes.csv").write_text("ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf\na,/m/1,0.1,0.5,0.1,0.5,0\n")
+    (tmp_path / "labels.csv").write_text("ImageID,LabelName,Confidence\na,/m/1,1\n,/m/1,1\n")
+    card = DatasetCard(
+        "x", str(tmp_path / "boxes.csv"), str(tmp_path), "openimages", ("a",), ("/m/1",),
+        files={"labels": str(tmp_path / "labels.csv")},
+    )  # fmt: skip
+    with pytest.raises(DatasetError, match=r"labels\.csv: file name '' is empty.*\n  at: line 3"):
+        READERS["openimages"](card, tmp_path / "boxes.csv", tmp_path)
+
+
+def test_a_shard_with_a_broken_number_keeps_what_is_before(tmp_path, caplog):
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name, data in (("0.jpg", b"x"), ("0.txt", b"words"), ("1.jpg", b"y"), ("1.txt", b"more")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    data = bytearray((tmp_path / "s.tar").read_bytes())
+    header = bytearray(data[2048:2560])
+    header[124:136] = b"\xff" + b"\x7f" * 11  # a size beyond what a file offset holds
+    header[148:156] = b" " * 8
+    header[148:156] = f"{sum(header):06o}\0 ".encode()
+    data[2048:2560] = header
+    (tmp_path / "s.tar").write_bytes(data)
+    card = DatasetCard("x", str(tmp_path / "s.tar"), str(tmp_path), "webdataset", ("object",))
+    table, _ = READERS["webdataset"](card, tmp_path / "s.tar", tmp_path)
+    assert len(table) == 1 and "s.tar: shard breaks off" in caplog.text

@@ -52,17 +52,18 @@ def read_openimages(card: DatasetCard, path: Path, image_root: Path) -> tuple[An
     number_of: dict[str, int] = {}
     box_image, labels, boxes, group = array("q"), array("q"), array("d"), array("q")  # lists: several GiB more
     for line, (image, mid, *values) in _rows(path, _BOX):
-        box_image.append(number_of.setdefault(image, len(number_of)))
+        box_image.append(_number_of(number_of, image, path, line))
         labels.append(_class(mapping, mid, path, line))
         boxes.extend(_numbers(values[:4], path, line))
         group.append(values[4] == "1")
     verified: list[tuple[int, int, bool]] = []
-    for line, (image, mid, confidence) in _rows(card.file("labels"), _LABEL):
+    labels_path = card.file("labels")
+    for line, (image, mid, confidence) in _rows(labels_path, _LABEL):
         if mid in mapping:  # the image-level files may hold classes that have no boxes
-            value = _numbers([confidence], card.file("labels"), line)[0]
-            verified.append((number_of.setdefault(image, len(number_of)), mapping[mid], value > 0))
+            value = _numbers([confidence], labels_path, line)[0]
+            verified.append((_number_of(number_of, image, labels_path, line), mapping[mid], value > 0))
 
-    names = _file_names(list(number_of), path, image_root)
+    names = _file_names(list(number_of), image_root)
     absent: tuple[str, ...] = ()
     heights, widths = image_sizes(image_root, names)
     present = np.flatnonzero(heights)
@@ -170,11 +171,17 @@ def _numbers(texts: Sequence[str], path: Path, line: int) -> list[float]:
         raise DatasetError(f"{texts} are not all numbers", file=path, where=f"line {line}") from None
 
 
-def _file_names(ids: Sequence[str], path: Path, image_root: Path) -> list[str]:
-    for image in ids:
-        safe_relative_path(image, path, f"ImageID {image!r}")
+def _number_of(known: dict[str, int], image: str, path: Path, line: int) -> int:
+    """Number of an image by its id, the next one if it is new; an id becomes a file name."""
+    if image not in known:
+        safe_relative_path(image, path, f"line {line}")
         if "/" in image:
-            raise DatasetError(f"ImageID {image!r} has a slash", file=path)
+            raise DatasetError(f"ImageID {image!r} has a slash", file=path, where=f"line {line}")
+        known[image] = len(known)
+    return known[image]
+
+
+def _file_names(ids: Sequence[str], image_root: Path) -> list[str]:
     split = any((image_root / image[0] / f"{image}.jpg").exists() for image in ids[:20])
     return [f"{image[0]}/{image}.jpg" if split else f"{image}.jpg" for image in ids]
 

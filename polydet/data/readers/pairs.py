@@ -95,7 +95,7 @@ def read_shard(card: DatasetCard, path: Path, image_root: Path) -> tuple[Annotat
                 sample["file_offset"], sample["file_size"] = member.offset_data, member.size
             else:
                 sample["caption"] = data
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:  # of a header's numbers, too
         logger.warning("%s: shard breaks off (%s) after %d samples; these are kept", path, error, len(samples))
     whole = {k: s for k, s in samples.items() if s.get("caption") and "file_offset" in s}
     if len(whole) < len(samples):
