@@ -10,6 +10,7 @@ import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.meta_arch import fcos
 from detectron2.modeling.meta_arch.fcos import FCOSHead
+from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
@@ -65,6 +66,16 @@ def fcos_head(
     )
     nn.init.constant_(head.bbox_pred.bias, size_prior)
     return head
+
+
+def retinanet_head(
+    channels: int, num_classes: int, num_levels: int = 5, num_convs: int = 4, num_anchors: int = 9
+) -> RetinaNetHead:
+    """Detectron2's RetinaNet head for any number of levels, which its configs have to count."""
+    shapes: Sequence[ShapeSpec] = [ShapeSpec(channels=channels)] * num_levels
+    return RetinaNetHead(
+        input_shape=shapes, num_classes=num_classes, num_anchors=num_anchors, conv_dims=[channels] * num_convs
+    )
 
 
 def num_classes_of(datasets: Sequence[str], merge: Literal["none", "name"] = "none") -> int:

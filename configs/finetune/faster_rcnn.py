@@ -17,11 +17,10 @@ _keys = dict(
     rois=f"{_roi}.batch_size_per_image",
     detections=f"{_roi}.box_predictor.test_topk_per_image",
 )
-_merge = "${....dataloader.train.merge}"
 model.proposal_generator.update(in_features=AUTO, pre_nms_topk=AUTO, post_nms_topk=AUTO, batch_size_per_image=128)
 model.proposal_generator.anchor_generator.update(sizes=AUTO, strides=AUTO)
 model.roi_heads.update(box_in_features=AUTO, batch_size_per_image=AUTO)
-model.roi_heads.num_classes.merge = _merge
+model.roi_heads.num_classes.merge = "${dataloader.train.merge}"
 model.roi_heads.box_pooler.update(scales=AUTO, output_size=AUTO)
 model.roi_heads.box_head.update(conv_dims=[], fc_dims=AUTO)
 _size = "${...box_pooler.output_size}"

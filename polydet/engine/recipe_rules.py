@@ -159,10 +159,8 @@ def _exponents(facts: Facts) -> range:
 
 @rule
 def sizes_of_interest(facts: Facts) -> tuple[list[list[float]], str]:
-    """CenterNet2's ranges of half a box's diagonal for each level, neighbours overlapping by a quarter."""
-    upper = facts.base.get("interest", 4.0)
-    strides = facts.get("strides")
-    ranges = [[0.375 * upper * s, upper * s] for s in strides]
+    """CenterNet2's ranges of half a box's diagonal for each level: 4 to 10 strides, open at both ends."""
+    ranges = [[4.0 * s, 10.0 * s] for s in facts.get("strides")]
     ranges[0][0], ranges[-1][1] = 0.0, 1e6
     half = np.quantile(np.hypot(*facts.sides().T) / 2, [0.05, 0.5, 0.95])
     return ranges, f"half diagonals are {half[0]:.0f} to {half[2]:.0f} px, {half[1]:.0f} in the middle"
@@ -206,8 +204,9 @@ def _by_speed(name: str, fast: Any, gpu: Any) -> None:
 
 _by_speed("backbone", "tf_efficientnet_lite0", "resnet50.tv_in1k")
 _by_speed("channels", 64, 256)
+_by_speed("dim", 128, 256)
+_by_speed("noised_queries", 30, 100)
 _by_speed("tower_convs", 1, 4)
-_by_speed("tower_dims", [64], [256] * 4)
 _by_speed("fc_dims", [256, 256], [1024, 1024])
 _by_speed("pooler", 5, 7)
 _by_speed("layers", 3, 6)
@@ -335,6 +334,12 @@ def soft_weight(facts: Facts) -> tuple[float, str]:
     if len(facts.data.datasets) == 1 and n < 20:
         return 0.0, f"{n} labels of one card: there is no other label space to be near to"
     return round(min(10.0, 10.0 * n / PAPER_LABELS), 3), f"10 is for {PAPER_LABELS} labels, these are {n}"
+
+
+@rule
+def labels_per_image(facts: Facts) -> tuple[int, str]:
+    """METR's categories an image: the paper's 20, or all where there are fewer."""
+    return min(20, facts.data.labels), f"{facts.data.labels} labels, at most 20"
 
 
 @rule

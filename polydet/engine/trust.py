@@ -41,6 +41,7 @@ _REFUSED = {"detectron2.modeling.mmdet_wrapper.MMDetBackbone", "detectron2.model
 _CALLS = {
     "aligndet.detectors.fcos_head",
     "aligndet.detectors.num_classes_of",
+    "aligndet.detectors.retinanet_head",
     "aligndet.low_data.build_low_data_loader",
     "aligndet.pretrainer.MomentumLength",
     "aligndet.proposal_data.build_pretrain_loader",
