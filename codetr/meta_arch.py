@@ -29,7 +29,7 @@ from polydet.layers.federated import sample_federated_labels
 
 from .adapter import MultiScaleAdapter
 from .heads import AuxiliaryHead, Coordinates, build_head
-from .positive_queries import HeadEmbedding, PositiveQueries, QueryGroup, sample_group
+from .positive_queries import HeadEmbedding, NegativePool, PositiveQueries, QueryGroup, sample_group
 from .tta import BoxVotingTTA
 
 CO_BRANCH = "co"  # branches of positive queries are called co0, co1, ...
@@ -42,7 +42,7 @@ class Collaborators(nn.Module):
         heads: names, or mappings `{"name", "loss", "queries", "options"}`: whether the head's loss is used, whether
             its positives become queries, and what differs from the head's defaults.
         in_strides: of the encoder's maps.
-        max_queries, min_queries, pad_with_negatives: see `sample_group`.
+        max_queries, min_queries, pad_with_negatives, negatives: see `sample_group`.
         query_position, query_feature, head_embedding: see `PositiveQueries`.
     """
 
@@ -56,6 +56,7 @@ class Collaborators(nn.Module):
         max_queries: int = 300,
         min_queries: int = 9,
         pad_with_negatives: bool = True,
+        negatives: NegativePool = "all",
         query_position: bool = False,
         query_feature: bool = True,
         head_embedding: HeadEmbedding = "none",
@@ -77,7 +78,9 @@ class Collaborators(nn.Module):
         count = sum(e["queries"] for e in entries)
         self.queries = PositiveQueries(count, dim, query_position, query_feature, head_embedding) if count else None
         self.max_queries, self.min_queries = max_queries, min_queries
-        self.pad_with_negatives = pad_with_negatives
+        if negatives not in ("all", "background"):
+            raise ValueError(f"negatives must be all or background, got {negatives!r}")
+        self.pad_with_negatives, self.negatives = pad_with_negatives, negatives
 
     def assign(
         self, index: int, pyramid: list[Tensor], instances: list[Instances], sizes: list[tuple[int, int]]
@@ -91,7 +94,8 @@ class Collaborators(nn.Module):
 
     def sample(self, coordinates: Sequence[Coordinates], sizes: list[tuple[int, int]]) -> QueryGroup:
         """See `sample_group`."""
-        return sample_group(coordinates, sizes, self.max_queries, self.min_queries, self.pad_with_negatives)
+        limits = (self.max_queries, self.min_queries)
+        return sample_group(coordinates, sizes, *limits, self.pad_with_negatives, self.negatives)
 
 
 def parse_head(entry: str | Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from polydet.layers import sine_encoding, xavier_reset, xyxy_to_cxcywh
 from .heads import Coordinates
 
 HeadEmbedding = Literal["none", "scalar", "vector"]
+NegativePool = Literal["all", "background"]
+EPS = 1e-5  # of the inverse sigmoid that boxes pass before they are encoded
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class QueryGroup:
     """Coordinates of one head that become queries, `N` an image.
 
     Attributes:
-        boxes: `[B, N, 4]` cxcywh as fractions of the unpadded image, in (0, 1).
+        boxes: `[B, N, 4]` cxcywh as fractions of the unpadded image, which anchors may be larger than: the released
+            code looks beyond it, and so does this.
         features: `[B, N, C]`.
         targets: per image the objects of its positives, in the order of the queries.
         counts: positives of each image; they come first.
@@ -54,15 +57,19 @@ class QueryGroup:
         return Branch(predictions, self.targets, name, assignment, weight)
 
 
-def choose(coordinates: Coordinates, size: int) -> tuple[Tensor, Tensor]:
+def choose(coordinates: Coordinates, size: int, pool: NegativePool = "all") -> tuple[Tensor, Tensor]:
     """Queries of one image: its positives, or a random subset of `size` of them, then random negatives up to `size`.
 
     Where there are too few negatives they repeat; where there are none, nothing is added.
 
+    Args:
+        pool: what may be a negative, see `sample_group`.
+
     Returns:
         positives `[m]` and negatives `[size - m]` or `[0]`, rows of `coordinates`.
     """
-    positives, negatives = coordinates.positives, coordinates.negatives
+    positives = coordinates.positives
+    negatives = coordinates.others if pool == "all" else coordinates.negatives
     if len(positives) > size:
         positives = positives[torch.randperm(len(positives), device=positives.device)[:size]]
     missing = size - len(positives)
@@ -79,6 +86,7 @@ def sample_group(
     max_queries: int = 300,
     min_queries: int = 9,
     pad_with_negatives: bool = True,
+    negatives: NegativePool = "all",
 ) -> QueryGroup:
     """Choose the queries of one head for a batch.
 
@@ -88,12 +96,14 @@ def sample_group(
         image_sizes: height, width before padding.
         pad_with_negatives: fill up with random negatives, trained as background (the released code). False: rows
             that do not count ("no negative queries are introduced", section 3.5).
+        negatives: drawn from "all" coordinates that are not positive, those that the assignment ignored and those in
+            a batch's padding among them (the released code), or from the "background" of the image alone.
     """
     size = max(min(max_queries, max(len(c.positives) for c in coordinates)), min_queries)
     boxes, features, targets, counts, counted = [], [], [], [], []
     for c, (height, width) in zip(coordinates, image_sizes):
-        positives, negatives = choose(c, size)
-        rows = torch.cat([positives, negatives]) if pad_with_negatives else positives
+        positives, others = choose(c, size, negatives)
+        rows = torch.cat([positives, others]) if pad_with_negatives else positives
         counts.append(len(positives))
         counted.append(len(rows))
         rows = F.pad(rows, (0, size - len(rows)))
@@ -101,9 +111,7 @@ def sample_group(
         boxes.append(xyxy_to_cxcywh(_take(c.boxes, rows) / scale))
         features.append(_take(c.features, _take(c.feature_index, rows)))
         targets.append(Targets(c.labels[positives], xyxy_to_cxcywh(c.targets[positives] / scale)))
-    # anchors may be larger than the image; a reference is the sigmoid of a finite number
-    stacked = torch.stack(boxes).detach().clamp(1e-5, 1 - 1e-5)
-    return QueryGroup(stacked, torch.stack(features), targets, counts, counted)
+    return QueryGroup(torch.stack(boxes).detach(), torch.stack(features), targets, counts, counted)
 
 
 def _take(values: Tensor, rows: Tensor) -> Tensor:
@@ -152,7 +160,7 @@ class PositiveQueries(nn.Module):
 
     def forward(self, index: int, group: QueryGroup) -> Queries:
         """Queries of head `index`: content and position `[B, N, C]`, references the boxes themselves."""
-        encoded = sine_encoding(group.boxes, self.dim // 2, self.temperature)
+        encoded = sine_encoding(group.boxes.clamp(EPS, 1 - EPS), self.dim // 2, self.temperature)
         encoded = self.box_norm[index](self.box_proj[index](encoded))
         position: Tensor | None = None
         content = encoded

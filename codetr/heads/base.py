@@ -9,7 +9,7 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from polydet.dense import BACKGROUND, DenseHead, DensePredictions
+from polydet.dense import BACKGROUND, DenseHead, DensePredictions, inside_image
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class Coordinates:
     """Candidate coordinates of one head in one image after its assignment (eq. 1).
 
     Attributes:
-        boxes: `[N, 4]` xyxy pixels: anchors, proposals, or boxes around FCOS points.
+        boxes: `[N, 4]` xyxy pixels: anchors (zeros in a batch's padding, as in the released code), proposals, or boxes
+            around FCOS points.
         labels: `[N]` class, `BACKGROUND` or `IGNORED`.
         targets: `[N, 4]` xyxy pixels, the assigned object of positives.
         features: `[T, C]` encoder tokens or RoI features, with gradient.
@@ -39,6 +40,11 @@ class Coordinates:
     def negatives(self) -> Tensor:
         """Indices of background coordinates."""
         return (self.labels == BACKGROUND).nonzero().squeeze(1)
+
+    @property
+    def others(self) -> Tensor:
+        """Indices of everything that is not positive: background, ignored, in the padding."""
+        return (self.labels < 0).nonzero().squeeze(1)
 
 
 class AuxiliaryHead(nn.Module):
@@ -94,11 +100,12 @@ class DenseAuxiliaryHead(AuxiliaryHead):
         targets = self.head.assign(predictions, anchors, instances, image_sizes)
         losses = self.head.losses(predictions, anchors, targets)
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in features], dim=1)
-        boxes = torch.cat(anchors)
-        index = torch.arange(len(boxes), device=boxes.device) // self.head.num_anchors
-        coordinates = [
-            Coordinates(boxes, labels, targets.boxes[i], tokens[i], index) for i, labels in enumerate(targets.labels)
-        ]
+        flat = torch.cat(anchors)
+        index = torch.arange(len(flat), device=flat.device) // self.head.num_anchors
+        coordinates = []
+        for i, (labels, size) in enumerate(zip(targets.labels, image_sizes)):
+            boxes = flat * inside_image(flat, size)[:, None]
+            coordinates.append(Coordinates(boxes, labels, targets.boxes[i], tokens[i], index))
         return losses, coordinates
 
     def inference(self, features: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]) -> list[Instances]:

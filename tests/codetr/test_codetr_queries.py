@@ -57,11 +57,39 @@ def test_cap_and_minimum():
 def test_too_few_negatives():
     repeated = sample_group([coordinates([1, BACKGROUND])], [(100, 100)])
     assert repeated.complete and len(repeated.features[0].unique(dim=0)) == 2
-    none = sample_group([coordinates([1, 1, IGNORED])], [(100, 100)])
+    none = sample_group([coordinates([1, 1, IGNORED])], [(100, 100)], negatives="background")
     assert not none.complete
     assert none.rows == [2] and none.boxes.shape[1] == 9
     empty = sample_group([coordinates([])], [(100, 100)])
     assert empty.counts == empty.rows == [0] and empty.boxes.isfinite().all()
+
+
+def test_negatives_are_all_the_rest_or_the_background():
+    few = coordinates([0] + [BACKGROUND] * 4 + [IGNORED] * 40)
+    mixed = sample_group([few], [(100, 100)], min_queries=40)
+    assert len(mixed.features[0].unique(dim=0)) == 40
+    alone = sample_group([few], [(100, 100)], min_queries=40, negatives="background")
+    assert len(alone.features[0].unique(dim=0)) == 5
+    with pytest.raises(ValueError, match="negatives must be all or background, got 'padding'"):
+        codetr("deformable", HEADS[1:], collaboration={"negatives": "padding"})
+
+
+def test_references_may_reach_over_the_image():
+    """The decoder looks where the anchor is; the encoding of the query ends at the image."""
+    large = Coordinates(
+        torch.tensor([[-20.0, 10.0, 110.0, 60.0]]),
+        torch.tensor([0]),
+        torch.rand(1, 4),
+        torch.rand(1, 16),
+        torch.arange(1),
+    )
+    group = sample_group([large], [(100, 100)], min_queries=1)
+    torch.testing.assert_close(group.boxes[0, 0], torch.tensor([0.45, 0.35, 1.3, 0.5]))
+    module = PositiveQueries(1, 16, feature=False)
+    queries = module(0, group)
+    assert queries.references.equal(group.boxes)
+    inside = group_of(group.boxes.clamp(max=1 - 1e-5), group.features)
+    torch.testing.assert_close(queries.content, module(0, inside).content)
 
 
 def group_of(boxes, features):
@@ -135,7 +163,7 @@ def test_training_without_negatives(counts):
 
 
 def test_positive_queries_start_at_their_box():
-    """Before any training the boxes of positive queries are the coordinates themselves."""
+    """Before any training the boxes of positive queries are the coordinates themselves, as far as boxes go."""
     model = codetr("dino", HEADS[1:])
     seen = {}
     original = model.criterion.forward
@@ -144,7 +172,7 @@ def test_positive_queries_start_at_their_box():
     sample = model.collaborators.sample
     model.collaborators.sample = lambda *a: group.setdefault("g", sample(*a))
     model(batch())
-    torch.testing.assert_close(seen["co0"].predictions.boxes[0], group["g"].boxes, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(seen["co0"].predictions.boxes[0], group["g"].boxes.clamp(0, 1), atol=1e-4, rtol=1e-4)
     pairs = seen["co0"].assignment
     assert len(pairs.query) == 2 * sum(group["g"].counts)
     assert pairs.query.equal(pairs.target)

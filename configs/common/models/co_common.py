@@ -19,6 +19,7 @@ def collaborative(model: DictConfig, heads: tuple[str, ...] = K2, **collaboratio
         "max_queries": 300,
         "min_queries": 9,
         "pad_with_negatives": True,  # the released code; False: "no negative queries" of section 3.5
+        "negatives": "all",  # the released code; "background": of the image alone
         "query_feature": True,  # eq. 4; the released Co-DINO leaves the feature out
         "head_embedding": "none",  # "scalar" in the released R50 Co-Deformable, "vector" as it was meant
         **collaboration,
