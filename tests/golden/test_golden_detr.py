@@ -11,23 +11,36 @@ from golden_noise import fixed_noise
 
 from polydet.detr.checkpoint_maps import convert
 
-NARROW = {"backbone.bottom_up.model_kwargs": {"base_width": 16}}
-DINO = {
-    **NARROW,
+NARROW = {
+    "backbone.bottom_up.model_kwargs": {"base_width": 16},
     "encoder.num_layers": 1,
     "decoder.num_layers": 2,
-    "queries.num_queries": 320,  # more than an image has tokens outside the padding
-    "queries.select_padding": "always",
     "postprocess.num": 60,
-    "denoising.num_queries": 50,
 }
-MEMBERS = {"dino": ("metr/table2_dino_r50_12ep", DINO)}
+LOW = {
+    f"{part}.layer.{name}": value
+    for part in ("encoder", "decoder")
+    for name, value in (("ffn_dim", 256), ("dropout", 0))
+}
+SMALL = {**NARROW, **LOW, "queries.num_queries": 40}
+CROWDED = {"queries.select_padding": "always"}  # with more queries than an image has tokens outside the padding
+DINO = {**NARROW, **CROWDED, "queries.num_queries": 320, "denoising.num_queries": 50}
+MEMBERS = {
+    "dino": ("metr/table2_dino_r50_12ep", DINO),
+    "deformable_two_stage": (
+        "common/models/deformable_detr_two_stage",
+        {**SMALL, **CROWDED, "queries.num_queries": 300},
+    ),
+    "dab": ("common/models/dab_detr", SMALL),
+    "dn_dab_deformable": ("common/models/dn_dab_deformable_detr", {**SMALL, "denoising.num_groups": 4}),
+}
 PENDING = {}
 
 
 def authors_loss(name: str) -> str:
-    """`loss_ce_dn_0` of the authors is `loss_class_dn_0` here, `_interm` is `_enc`."""
-    return re.sub("interm", "enc", name.replace("loss_ce", "loss_class"))
+    """`loss_ce_dn_0` or `tgt_loss_ce_0` of the authors is `loss_class_dn_0` here, `_interm` is `_enc`."""
+    name = re.sub(r"^tgt_(loss_[a-z]+)", r"\1_dn", name)
+    return name.replace("loss_ce", "loss_class").replace("interm", "enc")
 
 
 def steps():
