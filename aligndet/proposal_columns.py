@@ -12,6 +12,7 @@ import numpy as np
 
 from polydet.data import DatasetError
 from polydet.data.arrays import DamagedArrays, load_arrays, save_arrays
+from polydet.data.readers.json_file import column, load_json, safe_relative_path, section
 from polydet.files import whole_file, whole_folder
 
 CATEGORY = "selective_search"
@@ -90,6 +91,48 @@ class ProposalColumns:
             ) from error
         return cls(**arrays, file_names=meta["file_names"], info=meta["info"])
 
+    @classmethod
+    def read_coco(cls, path: Path) -> ProposalColumns:
+        """Proposals that somebody else made, from COCO json (xywh; the categories are the labels), in its order.
+
+        Boxes without area or with numbers that are not finite are left out and counted in ``info``.
+
+        Raises:
+            DatasetError: the file cannot be read or is no such json; names the entry.
+        """
+        path = Path(path)
+        document = load_json(path)
+        images, annotations = section(document, "images", path), section(document, "annotations", path)
+        ids = column(images, "id", "int", path, "images")
+        known, counts = np.unique(ids, return_counts=True)
+        if not len(ids):
+            raise DatasetError("has no images", file=path)
+        if len(known) < len(ids):
+            raise DatasetError(f"images' ids repeat: {known[counts > 1][:3].tolist()}", file=path)
+        names = column(images, "file_name", "str", path, "images")
+        names = [safe_relative_path(name, path, f"images[{i}]") for i, name in enumerate(names)]
+        sizes = [column(images, key, "int", path, "images") for key in ("height", "width")]
+        categories = np.unique(column(section(document, "categories", path), "id", "int", path, "categories"))
+        owner = _index(known, column(annotations, "image_id", "int", path, "annotations"), path, "image_id")
+        labels = _index(categories, column(annotations, "category_id", "int", path, "annotations"), path, "category_id")
+        boxes = column(annotations, "bbox", "box", path, "annotations")
+        usable = np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1)
+        image = np.argsort(ids)[owner[usable]]
+        order = np.argsort(image, kind="stable")
+        offsets = np.zeros(len(ids) + 1, np.int64)
+        np.cumsum(np.bincount(image, minlength=len(ids)), out=offsets[1:])
+        info = {"images": len(ids), "boxes": int(usable.sum()), "dropped": int((~usable).sum())}
+        info |= {"num_labels": len(categories), "source": path.name}
+        return cls(
+            boxes=boxes[usable][order].astype(np.float32),
+            labels=labels[usable][order].astype(np.uint16),
+            offsets=offsets,
+            image_ids=ids,
+            sizes=np.stack(sizes, 1).astype(np.int32),
+            file_names=names,
+            info=info,
+        )
+
     def write_coco(self, path: Path) -> None:
         """Write COCO json (xywh, category ids from 1), a piece at a time so that memory stays flat."""
         categories = [{"id": i + 1, "name": name} for i, name in enumerate(self.class_names)]
@@ -120,3 +163,14 @@ class ProposalColumns:
                     "area": round(w * h, 2),
                     "iscrowd": 0,
                 }
+
+
+def _index(known: np.ndarray, wanted: np.ndarray, path: Path, key: str) -> np.ndarray:
+    """Place of each wanted id among the sorted known ones. Raises DatasetError naming the first that is not there."""
+    place = np.searchsorted(known, wanted).clip(max=max(len(known) - 1, 0))
+    absent = np.flatnonzero(known[place] != wanted) if len(known) else np.arange(len(wanted))
+    if len(absent):
+        raise DatasetError(
+            f"{key} {int(wanted[absent[0]])} is not in the file", file=path, where=f"annotations[{absent[0]}]"
+        )
+    return place

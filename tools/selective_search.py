@@ -2,6 +2,7 @@
 
 python tools/selective_search.py --dataset coco_2017_train --output proposals/coco_2017_train --workers 16
 python tools/selective_search.py --root any/folder/of/images --output proposals/mine --mode fast
+python tools/selective_search.py --proposals filtered_proposals.json --output proposals/coco_2017_train
 """
 
 import argparse
@@ -11,6 +12,7 @@ import random
 from dataclasses import fields
 from pathlib import Path
 
+from aligndet.proposal_columns import ProposalColumns
 from aligndet.proposal_data import make_proposals
 from aligndet.proposal_run import images_of_folder, images_of_json, run
 from aligndet.proposals import MODES, ProposalSettings
@@ -22,6 +24,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", help="card of the dataset, e.g. coco_2017_train; its annotations are not used")
     parser.add_argument("--root", type=Path, help="or: folder of the images")
+    parser.add_argument("--proposals", type=Path, help="or: COCO json of boxes that exist already; nothing is searched")
     parser.add_argument("--json", type=Path, help="with --root: COCO or LVIS json that lists them (else every image)")
     parser.add_argument("--sample", type=int, help="with --root: only so many images, drawn with --seed")
     parser.add_argument("--output", type=Path, required=True, help="path without suffix")
@@ -36,9 +39,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--no-json", action="store_true", help="columns only")
     args = parser.parse_args()
-    if (args.dataset is None) == (args.root is None):
-        parser.error("give either --dataset or --root")
-    if args.dataset and (args.json or args.sample):
+    if [args.dataset, args.root, args.proposals].count(None) != 2:
+        parser.error("give one of --dataset, --root and --proposals")
+    if not args.root and (args.json or args.sample):
         parser.error("--json and --sample go with --root; a card of --dataset is searched as a whole")
     return args
 
@@ -49,7 +52,10 @@ def main() -> None:
     args = parse_args()
     settings = {field.name: getattr(args, field.name) for field in fields(ProposalSettings)}
     write_json = not args.no_json
-    if args.dataset:
+    if args.proposals:
+        columns = ProposalColumns.read_coco(args.proposals)
+        columns.save(args.output.with_name(args.output.name + ".columns"))
+    elif args.dataset:
         columns = make_proposals(
             args.dataset, args.output, args.workers, shard_size=args.shard_size, write_json=write_json, **settings
         )

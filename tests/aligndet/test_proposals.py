@@ -17,6 +17,7 @@ from aligndet import proposal_run
 from aligndet.proposal_columns import ProposalColumns
 from aligndet.proposal_run import ImageRecord, images_of_folder, images_of_json, run
 from aligndet.proposals import ProposalSettings, filter_boxes, propose, selective_search, suppress
+from polydet.data import DatasetError
 
 SMALL = ProposalSettings(mode="published", min_side=12)
 
@@ -185,6 +186,52 @@ def test_command_samples_a_folder(images, tmp_path, monkeypatch):
     assert len(ProposalColumns.load(tmp_path / "few.columns")) == 3
     with pytest.raises(SystemExit, match="only 7 images"):
         command(monkeypatch, *common, "--sample", 9, "--output", tmp_path / "many")
+
+
+def test_proposals_of_others_are_read_as_they_lie(images, tmp_path, monkeypatch):
+    own = run(images_of_folder(images), images, tmp_path / "own", SMALL)
+    document = json.loads((tmp_path / "own.json").read_text())
+    document["images"].reverse()  # images in any order; each one's boxes stay in theirs
+    spread = document["annotations"][::2] + document["annotations"][1::2]
+    bad = [{**spread[0], "bbox": [1.0, 2.0, 0.0, 4.0]}, {**spread[0], "bbox": [1.0, 2.0, float("nan"), 4.0]}]
+    (tmp_path / "theirs.json").write_text(json.dumps({**document, "annotations": [*bad, *spread]}))
+    command(monkeypatch, "--proposals", tmp_path / "theirs.json", "--output", tmp_path / "read")
+    read = ProposalColumns.load(tmp_path / "read.columns")
+    assert read.class_names == ("selective_search",) and read.info["dropped"] == 2
+    assert read.image_ids.tolist() == own.image_ids.tolist()[::-1]
+    assert (read.file_names[0], read.sizes[0].tolist()) == (own.file_names[-1], own.sizes[-1].tolist())
+    rows = {a["id"]: a["image_id"] for a in document["annotations"]}
+    for i, image_id in enumerate(read.image_ids.tolist()):
+        mine = [a["bbox"] for a in spread if rows[a["id"]] == image_id]
+        boxes, labels = read.of(i)
+        boxes[:, 2:] -= boxes[:, :2]
+        np.testing.assert_allclose(boxes, np.reshape(mine, (-1, 4)), atol=0.01)
+        assert (labels == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda d: d["annotations"][1].update(image_id=99),
+            "image_id 99 is not in",
+        ),
+        (lambda d: d["annotations"][0].update(category_id=7), "category_id 7"),
+        (lambda d: d["images"].append(d["images"][0]), "ids repeat: .1"),
+        (lambda d: d["images"][0].update(file_name="../x.png"), "leaves the image folder"),
+        (lambda d: d.update(images=[]), "has no images"),
+    ],
+)
+def test_proposals_that_cannot_be_right_are_refused(tmp_path, change, message):
+    document = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 4, "width": 4}],
+        "categories": [{"id": 1, "name": "selective_search"}],
+        "annotations": [{"id": i, "image_id": 1, "category_id": 1, "bbox": [0, 0, 2, 2]} for i in range(2)],
+    }
+    change(document)
+    (tmp_path / "p.json").write_text(json.dumps(document))
+    with pytest.raises(DatasetError, match=message):
+        ProposalColumns.read_coco(tmp_path / "p.json")
 
 
 @pytest.mark.parametrize("option", [("--sample", 3), ("--json", "a.json")])
