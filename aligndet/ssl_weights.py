@@ -10,12 +10,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from polydet.engine import read_checkpoint
 from polydet.files import whole_file
 
 StateDict = Mapping[str, Tensor]
@@ -63,18 +62,14 @@ KINDS: dict[str, Callable[[StateDict], dict[str, Tensor]]] = {
 }
 
 
-def convert(kind: str, checkpoint: Path, output: Path, allow_pickle: bool = False) -> dict[str, Tensor]:
+def convert(kind: str, checkpoint: Path, output: Path) -> dict[str, Tensor]:
     """Read an author's checkpoint, map it and write a .safetensors file; returns what was written.
 
     Raises:
         KeyError: the file is not of this kind.
-        pickle.UnpicklingError: the file holds more than tensors; ``allow_pickle`` opens it, which can run code.
+        polydet.engine.CheckpointError: it cannot be read.
     """
-    data: Any = torch.load(checkpoint, map_location="cpu", weights_only=not allow_pickle)
-    for key in ("state_dict", "model"):
-        if isinstance(data.get(key), Mapping):
-            data = data[key]
-            break
+    data = read_checkpoint(checkpoint)["model"]
     weights = {k: v.contiguous() for k, v in KINDS[kind](data).items()}
     with whole_file(output) as temporary:
         save_file(weights, temporary)
@@ -87,9 +82,8 @@ def main() -> None:
     parser.add_argument("kind", choices=sorted(KINDS))
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("output", type=Path, help="a .safetensors file")
-    parser.add_argument("--allow-pickle", action="store_true", help="open files that hold more than tensors")
     args = parser.parse_args()
-    weights = convert(args.kind, args.checkpoint, args.output, args.allow_pickle)
+    weights = convert(args.kind, args.checkpoint, args.output)
     print(f"{args.output}: {len(weights)} tensors")
 
 

@@ -62,6 +62,8 @@ class PretrainedModules:
             self.wanted.append(self.adapter.backbone)
         self.unwanted = [*self.adapter.unused, *(() if keep_predictors else self.adapter.predictors)]
         self.fresh_fpn_norm = fresh_fpn_norm
+        left = [prefix for name in groups if name not in chosen for prefix in groups[name]]
+        self.fresh = [pattern.split("*")[0] for pattern in (*self.unwanted, *left)]  # for the ledger of the load
 
     def __call__(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Keys of the whole pre-training model -> keys of the detector.

@@ -22,8 +22,6 @@ Deformable-DETR's feed-forward blocks are 1024 wide, METR's 2048: both its rows 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 StateDict = dict[str, Tensor]
@@ -42,29 +40,27 @@ LR_STRATEGIES: dict[str, dict[str, float]] = {
 }
 
 
-def keep(state: StateDict, prefixes: Sequence[str]) -> StateDict:
-    """The tensors whose keys start with one of `prefixes`. Raises ValueError if there are none."""
-    kept = {key: value for key, value in state.items() if key.startswith(tuple(prefixes))}
-    if not kept:
-        raise ValueError(f"no key of the checkpoint starts with one of {list(prefixes)}: it is not one of METR")
-    return kept
+class Parts:
+    """A key map that keeps the tensors whose keys start with one of ``prefixes``.
+
+    Attributes:
+        fresh: modules of the other member that may start afresh (the table above).
+    """
+
+    fresh = ("queries", "class_heads", "box_heads", "denoising")
+
+    def __init__(self, *prefixes: str) -> None:
+        self.prefixes = prefixes
+
+    def __call__(self, state: StateDict) -> StateDict:
+        """The tensors that are kept. Raises ValueError if there are none."""
+        kept = {key: value for key, value in state.items() if key.startswith(self.prefixes)}
+        if not kept:
+            raise ValueError(f"no key of the checkpoint starts with one of {self.prefixes}: it is not one of METR")
+        return kept
 
 
-def to_deformable_detr(state: StateDict) -> StateDict:
-    """Weights of METR for Deformable-DETR without two stages."""
-    return keep(state, SHARED)
-
-
-def to_dab_deformable_detr(state: StateDict) -> StateDict:
-    """Weights of METR for DAB-Deformable-DETR."""
-    return keep(state, SHARED + ANCHORS)
-
-
-def to_dn_dab_deformable_detr(state: StateDict) -> StateDict:
-    """Weights of METR for DN-DAB-Deformable-DETR."""
-    return keep(state, SHARED + ANCHORS)
-
-
-def to_dino(state: StateDict) -> StateDict:
-    """Weights of METR for DINO."""
-    return keep(state, SHARED + ANCHORS + TWO_STAGE)
+to_deformable_detr = Parts(*SHARED)
+to_dab_deformable_detr = Parts(*SHARED, *ANCHORS)
+to_dn_dab_deformable_detr = Parts(*SHARED, *ANCHORS)
+to_dino = Parts(*SHARED, *ANCHORS, *TWO_STAGE)

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from codetr import analysis, gradcam
 from polydet.data import DatasetError, prepare_cards
 from polydet.data.union import Union
-from polydet.engine import CheckpointError, ConfigError, build_model, load_config, load_weights, read_checkpoint
+from polydet.engine import CheckpointError, ConfigError, build_model, load_config, load_file
 from polydet.files import write_text
 
 PICTURES = 4
@@ -48,7 +48,7 @@ class Run:
 
     def load(self, checkpoint: str) -> nn.Module:
         """The model with the weights of one of its checkpoints."""
-        load_weights(self.model, read_checkpoint(checkpoint)["model"], min_coverage=0.9)
+        load_file(self.model, checkpoint)
         return self.model.eval()
 
     def samples(self) -> Iterator[dict[str, Any]]:

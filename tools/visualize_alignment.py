@@ -19,8 +19,7 @@ from omegaconf import open_dict
 
 from aligndet.adapters import DetectorAdapter
 from aligndet.analysis import annotated_views, box_embeddings, draw_centres, draw_tsne
-from polydet.engine import load_config
-from polydet.engine.checkpoint import load_weights, read_checkpoint
+from polydet.engine import load_config, load_file
 from polydet.engine.distributed import resolve_device
 from polydet.files import write_text
 
@@ -30,7 +29,7 @@ def build(cfg, weights=None):
     torch.manual_seed(int(cfg.train.seed))
     model = instantiate(cfg.model).to(resolve_device(cfg.train.device))
     if weights is not None:
-        load_weights(model, read_checkpoint(weights)["model"], min_coverage=0.9)
+        load_file(model, weights)
     return model.online
 
 

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, ListConfig
 from torch import nn
 
 from polydet.data import get_card, label_space_of
-from polydet.engine.checkpoint import CheckpointError
+from polydet.engine.weight_files import CheckpointError
 from polydet.text import LabelSpace, clean_name
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,12 @@ def label_space(cfg: DictConfig) -> LabelSpace | None:
     train = cfg.dataloader.get("train") or {}
     names = [name for name in train.get("datasets", []) if get_card(name).format not in _WITHOUT_CLASSES]
     return label_space_of(names, train.get("merge", "none")) if names else None
+
+
+def closed_names(cfg: DictConfig, model: nn.Module) -> tuple[str, ...] | None:
+    """The classes of a model that has fixed ones; None for a model of words."""
+    space = None if hasattr(model, "set_vocabulary") else label_space(cfg)
+    return None if space is None else space.names
 
 
 def trained_words(cfg: DictConfig) -> tuple[str, ...]:

@@ -18,12 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from polydet.data.card import find_card
-from polydet.engine.checkpoint import CheckpointError
 from polydet.engine.config import DEFAULT_OUTPUT, ConfigError
 from polydet.engine.labels import label_space, labels_of, test_size, trained_words
 from polydet.engine.published import skip_published_weights
 from polydet.engine.thresholds import thresholds_in
 from polydet.engine.trust import check_trusted, objects_in, plain_config
+from polydet.engine.weight_files import CheckpointError
 from polydet.model_file import THIS_FILE, ModelFile, ModelFileError, write_model_file
 from polydet.text import LabelSpace
 

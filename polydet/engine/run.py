@@ -23,13 +23,14 @@ from torch import nn
 
 from polydet.data import prepare_cards
 from polydet.engine.best import BestCheckpoint
-from polydet.engine.checkpoint import Checkpointer, load_weights, read_checkpoint
+from polydet.engine.checkpoint import Checkpointer
 from polydet.engine.config import REQUIRED_KEYS, ConfigError, stage_config
 from polydet.engine.denormals import flush_denormals
 from polydet.engine.distributed import resolve_device, seed_everything, wrap_model
 from polydet.engine.ema import ModelEMA
 from polydet.engine.evaluate import Results, evaluate
-from polydet.engine.labels import check_rows, label_space, labels_of, names_by_name
+from polydet.engine.labels import check_rows, closed_names, label_space, labels_of, names_by_name
+from polydet.engine.loading import load_file
 from polydet.engine.output import log_to, prepare_output
 from polydet.engine.pictures import save_curves
 from polydet.engine.portable import NAME as MODEL_FILE
@@ -39,6 +40,7 @@ from polydet.engine.published import skip_published_weights
 from polydet.engine.running import RunningAverages
 from polydet.engine.sentinels import FrozenSentinel, GroundTruthSentinel, NonFiniteReplay, ZeroLossSentinel
 from polydet.engine.trainer import DTYPES, NonFiniteError, Trainer, autocast
+from polydet.engine.weight_files import read_checkpoint
 from polydet.engine.weights import is_named, own_weights, use_weights
 from polydet.files import write_text
 
@@ -130,19 +132,28 @@ def initialise(cfg: DictConfig, model: nn.Module, complete: bool = False) -> Non
     """Load ``train.init_checkpoint`` and log the ledger; does nothing when it is empty.
 
     Args:
-        complete: every class of the model must be in the checkpoint (evaluation).
+        complete: nothing may keep its initial value (evaluation).
     """
     path = cfg.train.init_checkpoint
     if not path:
         return
     options = cfg.train.init
-    checkpoint = read_checkpoint(path, allow_pickle=options.allow_pickle)
+    checkpoint = read_checkpoint(path)
     names = names_by_name(checkpoint, cfg, model, list(options.class_names), complete)
-    key_map = locate(options.key_map.replace(":", ".")) if options.key_map else None
-    ledger = load_weights(model, checkpoint["model"], options.min_coverage, key_map, names, list(options.skip))
+    ledger = load_file(
+        model,
+        path,
+        checkpoint=checkpoint,
+        complete=complete,
+        names=closed_names(cfg, model),
+        key_map=locate(options.key_map.replace(":", ".")) if options.key_map else None,
+        class_names=names,
+        min_coverage=options.min_coverage,
+        skip=list(options.skip),
+        fresh=list(options.fresh),
+    )
     if options.class_names:
         check_rows(names, ledger.transferred)
-    logger.info("weights from %s: %.1f %% of the model\n%s", path, 100 * ledger.coverage, ledger.table())
 
 
 def _evaluate_only(cfg: DictConfig, output_dir: Path) -> Results:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from polydet.engine.checkpoint import CheckpointError
 from polydet.engine.config import ConfigError
+from polydet.engine.weight_files import CheckpointError
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from omegaconf import DictConfig
 from torch import nn
 
-from polydet.engine.checkpoint import CheckpointError, load_weights, read_checkpoint
 from polydet.engine.config import ConfigError, load_config
-from polydet.engine.labels import label_space, names_by_name, test_size, trained_words
+from polydet.engine.labels import closed_names, label_space, names_by_name, test_size, trained_words
+from polydet.engine.loading import load_file
 from polydet.engine.portable import NAME as MODEL_FILE
 from polydet.engine.portable import refuse_differences, save_model_file
 from polydet.engine.published import skip_published_weights
@@ -28,6 +28,7 @@ from polydet.engine.thresholds import (
     current_names,
     thresholds_in,
 )
+from polydet.engine.weight_files import CheckpointError, read_checkpoint
 from polydet.engine.weights import weights_in
 from polydet.model_file import is_model_file, read_header
 
@@ -244,7 +245,8 @@ def _load(model: nn.Module, file: str | Path, cfg: DictConfig) -> None:
     checkpoint = read_checkpoint(file)
     if is_model_file(file):
         refuse_differences(model, checkpoint["model"], file)
-    load_weights(model, checkpoint["model"], min_coverage=0.99, class_names=names_by_name(checkpoint, cfg, model))
+    pair = names_by_name(checkpoint, cfg, model)
+    load_file(model, file, checkpoint=checkpoint, names=closed_names(cfg, model), class_names=pair)
 
 
 def _of_one_model(cfg: DictConfig) -> DictConfig:

@@ -11,7 +11,7 @@ from aligndet.adapters import ADAPTERS
 from aligndet.modules import matches
 from aligndet.pretrainer import AlignDet
 from aligndet.transfer import PretrainedModules, export
-from polydet.engine.checkpoint import load_weights
+from polydet.engine import load_weights
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ from detectron2.engine import hooks
 from detectron2.structures import Instances
 from torch import nn
 
+from polydet.engine import read_checkpoint
 from polydet.engine.best import BestCheckpoint
-from polydet.engine.checkpoint import Checkpointer, read_checkpoint
+from polydet.engine.checkpoint import Checkpointer
 from polydet.engine.ema import ModelEMA
 from polydet.engine.progress import drop_metrics_from, read_metrics
 from polydet.engine.sentinels import (

@@ -11,7 +11,7 @@ from golden_file import Golden, digest
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from polydet.engine.checkpoint import KeyMap, load_weights
+from polydet.engine.loading import KeyMap, load_weights
 
 LOSS_RTOL, BOX_ATOL, SCORE_ATOL = 1e-4, 0.05, 1e-4
 GRADIENT_RTOL, GRADIENT_FLOOR = 1e-3, 1e-6  # of the gradient's own norm; of the whole model's
@@ -22,7 +22,7 @@ def load_drawn(model: nn.Module, golden: Golden, key_map: KeyMap, may_lack: Sequ
 
     `may_lack`: prefixes of tensors of ours that the authors' code does not have.
     """
-    ledger = load_weights(model, golden.state(), key_map=key_map)
+    ledger = load_weights(model, golden.state(), key_map=key_map, fresh=list(may_lack), min_coverage=0.0)
     lacking = [key for key in ledger.missing if not key.startswith(tuple(may_lack))]
     assert not lacking and not ledger.unexpected and not ledger.conflicts, ledger.table()
 
