@@ -1,5 +1,6 @@
 """Co-DETR: DETRs with collaborative hybrid assignments training (arXiv:2211.12860)."""
 
+from . import checkpoint  # noqa: F401  registers the layout of the release
 from .adapter import MultiScaleAdapter
 from .encoder_detector import EncoderDetector
 from .meta_arch import CoDETR, Collaborators

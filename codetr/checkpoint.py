@@ -1,7 +1,7 @@
 """Released Co-DETR checkpoints (mmdetection's naming) as state dicts of this package.
 
-`train.init.key_map = "codetr.checkpoint:from_mmdet"`. The model must list its heads in the released order,
-Faster or Mask R-CNN first, then ATSS.
+They are recognised wherever weights are loaded. The model must list its heads in the released order, Faster or Mask
+R-CNN first, then ATSS; one without heads takes the base alone.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from polydet.detr.checkpoint_maps import (
     CHANNEL_MAPPER,
@@ -19,15 +19,17 @@ from polydet.detr.checkpoint_maps import (
     StateDict,
     apply_rules,
     place_encoder_heads,
+    place_swin,
     share_equal_heads,
 )
+from polydet.engine.layouts import Converted, Layout, register_layout
+from polydet.engine.layouts.detr import rows_of
+
+from .meta_arch import CoDETR
 
 _HEADS = "collaborators.heads."
 _RULES: tuple[Rule, ...] = (
     (r"^backbone\.(?=conv1|bn1|layer\d)", "backbone.bottom_up.body."),
-    # Swin: timm puts the merging of patches before the stage that reads it
-    (r"^backbone\.patch_embed\.", "backbone.bottom_up.body.patch_embed."),
-    (r"^backbone\.layers\.(\d+)\.blocks\.", r"backbone.bottom_up.body.layers_\1.blocks."),
     *CHANNEL_MAPPER,
     (r"^query_head\.transformer\.(?=encoder|decoder)", ""),
     *MMCV_LAYERS,
@@ -71,7 +73,6 @@ _COUNTED = (  # names whose number starts at 1 here and at 0 there
     (r"^roi_head\.0\.bbox_head\.shared_convs\.(\d+)\.conv\.", _HEADS + "0.roi_heads.box_head.conv{}."),
     (r"^roi_head\.0\.bbox_head\.shared_convs\.(\d+)\.gn\.", _HEADS + "0.roi_heads.box_head.conv{}.norm."),
     (r"^roi_head\.0\.mask_head\.convs\.(\d+)\.conv\.", _HEADS + "0.roi_heads.mask_head.mask_fcn{}."),
-    (r"^backbone\.layers\.(\d+)\.downsample\.", "backbone.bottom_up.body.layers_{}.downsample."),
 )
 _DERIVED = re.compile(r"(relative_position_index|attn_mask|num_batches_tracked)$")  # made by the modules themselves
 
@@ -93,11 +94,10 @@ def from_mmdet(state_dict: Mapping[str, Tensor]) -> StateDict:
         )
     renamed = {
         _rename(key): value
-        for key, value in state_dict.items()
+        for key, value in place_swin(dict(state_dict)).items()
         if not key.startswith("ema_") and not _DERIVED.search(key)
     }
     _stack_level_scales(renamed)
-    _place_swin_norms(renamed)
     _reorder_rpn(renamed)
     place_encoder_heads(renamed)
     share_equal_heads(renamed)
@@ -106,6 +106,8 @@ def from_mmdet(state_dict: Mapping[str, Tensor]) -> StateDict:
 
 
 def _rename(key: str) -> str:
+    if key.startswith("backbone.bottom_up."):
+        return key
     for pattern, name in _COUNTED:
         match = re.match(pattern, key)
         if match:
@@ -117,14 +119,6 @@ def _stack_level_scales(state: StateDict) -> None:
     scales = sorted((int(m[1]), k) for k in state if (m := re.match(r"bbox_head\.0\.scales\.(\d+)\.scale$", k)))
     if scales:
         state[_HEADS + "1.head.level_scale"] = torch.stack([state.pop(key).reshape(()) for _, key in scales])
-
-
-def _place_swin_norms(state: StateDict) -> None:
-    norms = sorted({int(m[1]) for k in state if (m := re.match(r"backbone\.norm(\d)\.", k))})
-    for index, number in enumerate(norms):
-        for kind in ("weight", "bias"):
-            value = state.pop(f"backbone.norm{number}.{kind}")
-            state[f"backbone.bottom_up.out_norms.{index}.{kind}"] = value
 
 
 def _reorder_rpn(state: StateDict, ratios: int = 3, sizes: int = 3) -> None:
@@ -143,3 +137,24 @@ def _split_learned_queries(state: StateDict) -> None:
     width = state["decoder.layers.0.ffn.linear1.weight"].shape[1]
     if content is not None and content.shape[1] == 2 * width:
         state["queries.position.weight"], state["queries.content.weight"] = content.split(width, dim=1)
+
+
+def _convert(state: StateDict, model: nn.Module) -> Converted:
+    assert isinstance(model, CoDETR)
+    found = from_mmdet(state)
+    left_out: dict[str, list[str]] = {}
+    if model.collaborators is None:
+        left_out["auxiliary heads, for training only"] = [k for k in found if k.startswith("collaborators.")]
+    dropped = {key for keys in left_out.values() for key in keys}
+    found = {key: value for key, value in found.items() if key not in dropped}
+    return Converted(found, left_out, rows_of(found, model))
+
+
+register_layout(
+    Layout(
+        "Co-DETR's release",
+        lambda state: any(key.startswith("query_head.transformer.") for key in state),
+        lambda model: isinstance(model, CoDETR),
+        _convert,
+    )
+)

@@ -7,6 +7,8 @@ from scaledet.classifier import embedding_dim
 from scaledet.label_loss import LabelLoss, joint_image_counts
 from scaledet.meta_arch import ScaleDet
 
+from . import checkpoint  # noqa: F401  registers the layout of Detic's files
+
 __all__ = [
     "CenterNetHead",
     "CenterNetProposals",

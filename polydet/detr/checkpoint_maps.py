@@ -1,10 +1,11 @@
 """State dicts of published DETR checkpoints, renamed to this package's modules.
 
-Pure functions: tensors in, tensors out, nothing is loaded or built. Three naming schemes are known:
+Pure functions: tensors in, tensors out, nothing is loaded or built. Four naming schemes are known:
 
 - *official*: the authors' repositories of DETR, Deformable-DETR, Conditional DETR, DAB-DETR and DINO;
 - *detrex*: its ports on Detectron2;
-- *transformers*: HuggingFace's ports.
+- *transformers*: HuggingFace's ports;
+- *mmdet*: mmdetection 3 (`mmdet_names`).
 
 A scheme is a list of substitutions that are applied to each key in turn. Keys that no substitution touches keep
 their name, so that the load ledger lists them.
@@ -19,9 +20,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .mmdet_names import MMDET, is_mmdet, name_queries, swin_to_microsoft, swin_to_timm
+
 StateDict = dict[str, Tensor]
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
-Scheme = Literal["official", "detrex", "transformers"]
+Scheme = Literal["official", "detrex", "transformers", "mmdet"]
 
 _WRAPPERS = ("model", "state_dict")  # keys under which training scripts store the state dict
 
@@ -132,12 +135,16 @@ _SCHEMES: dict[Scheme, tuple[Rule, ...]] = {
     "official": _OFFICIAL,
     "detrex": _DETREX,
     "transformers": _TRANSFORMERS,
+    "mmdet": (*MMDET, *_CONDITIONAL),
 }
+_DERIVED = re.compile(r"(relative_position_index|attn_mask)$")  # made by the modules themselves
 
 
 def scheme_of(keys: Iterable[str]) -> Scheme | None:
     """Which scheme a state dict follows; None for one that is no foreign DETR (this package's own, for example)."""
     keys = set(keys)
+    if is_mmdet(keys):
+        return "mmdet"
     if any(".attentions.0." in key for key in keys):
         return "detrex"
     if any(key.startswith("model.decoder.layers.") for key in keys):
@@ -147,16 +154,19 @@ def scheme_of(keys: Iterable[str]) -> Scheme | None:
     return None
 
 
-def convert(state_dict: Mapping[str, Tensor], class_rows: Sequence[int] | None = None) -> StateDict:
+def convert(
+    state_dict: Mapping[str, Tensor], class_rows: Sequence[int] | None = None, share_heads: bool = True
+) -> StateDict:
     """Rename a published DETR checkpoint to this package's modules.
 
     Args:
         state_dict: of any of the schemes; a training script's dict around it (`model`, `state_dict`) is opened.
         class_rows: for each of our classes, its row in the checkpoint's class heads. The authors' COCO models have
             one row per COCO category id (91, with gaps). A background row (DETR) stays last. None: rows as they are.
+        share_heads: heads that the checkpoint repeats for every layer with equal values become one.
 
     Returns:
-        a new dict. Heads that the checkpoint repeats for every layer with equal values become one.
+        a new dict.
 
     Raises:
         ValueError: a state dict of no known scheme.
@@ -165,22 +175,40 @@ def convert(state_dict: Mapping[str, Tensor], class_rows: Sequence[int] | None =
     scheme = scheme_of(state)
     if scheme is None:
         raise ValueError(
-            "not a DETR checkpoint of the official, detrex or transformers naming: no decoder layers under "
-            f"'transformer.' or 'model.' among keys such as {sorted(state)[:3]}"
+            "not a DETR checkpoint of the official, detrex, transformers or mmdetection naming: no decoder layers "
+            f"under 'transformer.' or 'model.' among keys such as {sorted(state)[:3]}"
         )
+    state = place_swin({k: v for k, v in state.items() if not _DERIVED.search(k)})
     rules = (*_RESNET, *_SCHEMES[scheme], *_OUTSIDE)
     renamed: StateDict = {}
     for key, value in state.items():
-        renamed[apply_rules(rules, key)] = value
+        renamed[key if key.startswith("backbone.bottom_up.") else apply_rules(rules, key)] = value
     renamed = {k: v for k, v in renamed.items() if not re.match(r"decoder\.(class_embed|bbox_embed)\.", k)}
+    if scheme == "mmdet" and "query_embedding.weight" in state:
+        renamed["query_embedding.weight"] = renamed.pop("queries.position.weight")
+        name_queries(renamed)
     _name_by_kind(renamed, scheme)
     _merge_projections(renamed)
     _place_input_projections(renamed)
     place_encoder_heads(renamed)
-    share_equal_heads(renamed)
+    if share_heads:
+        share_equal_heads(renamed)
     if class_rows is not None:
         _take_class_rows(renamed, class_rows)
     return renamed
+
+
+def place_swin(state: StateDict) -> StateDict:
+    """A Swin backbone, whoever named it, as timm's: parts below `backbone` that no ResNet has."""
+    for prefix in ("backbone.0.", "backbone."):
+        swin = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        if not any(k.startswith(("layers.0.blocks.", "stages.0.blocks.")) for k in swin):
+            continue
+        if "patch_embed.projection.weight" in swin:
+            swin = swin_to_microsoft(swin)
+        rest = {k: v for k, v in state.items() if not k.startswith(prefix)}
+        return {**rest, **{f"backbone.{k}": v for k, v in swin_to_timm(swin).items()}}
+    return state
 
 
 def _unwrap(state_dict: Mapping[str, Tensor]) -> StateDict:

@@ -73,6 +73,7 @@ def problems_of(
     fresh: Sequence[str],
     complete: bool,
     covers: Sequence[str],
+    known: bool = False,
 ) -> list[str]:
     """What must stop a load, with what to do about it."""
     problems = []
@@ -81,7 +82,7 @@ def problems_of(
             advice = remedy(key, theirs, complete)
             problems.append(f"{key} has another shape: {theirs} in the file, {ours} here; {advice}")
     modules = {name for name, _ in model.named_children()} | {name for name, _ in model.named_parameters()}
-    surplus = [key for key in ledger.unexpected if key.split(".")[0] in modules]
+    surplus = [key for key in ledger.unexpected if known or key.split(".")[0] in modules]
     if surplus:
         problems.append(f"the model has no place for {_some(surplus, 3)} ({len(surplus)} in all); {_place(surplus)}")
     if complete:

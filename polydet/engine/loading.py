@@ -56,7 +56,8 @@ def load_file(
             source = f"{path}: {layout.name}"
             if converted.row_names is not None and names is not None and not options.get("class_names"):
                 options["class_names"] = (converted.row_names, names)
-        ledger = load_weights(model, state, complete=complete, key_map=key_map, covers=covers, **options)
+        known = layout is not None  # then every tensor must have a place
+        ledger = load_weights(model, state, complete=complete, key_map=key_map, covers=covers, known=known, **options)
     except (CheckpointError, ValueError, KeyError) as error:
         text = error.args[0] if error.args else error
         raise CheckpointError(f"{source} does not fit the model: {text}") from error
@@ -75,6 +76,7 @@ def load_weights(
     fresh: Sequence[str] = (),
     complete: bool = False,
     covers: Sequence[str] = (),
+    known: bool = False,
 ) -> LoadLedger:
     """Copy what fits from ``state`` into ``model`` and report the rest.
 
@@ -89,6 +91,7 @@ def load_weights(
         fresh: prefixes of the model's keys that may keep their initial values.
         complete: nothing may keep its initial value, whatever ``min_coverage`` and ``fresh`` say (evaluation).
         covers: prefixes of the model that the file is of; without ``complete`` the rest is not judged.
+        known: the names are the model's: one that it lacks is an error wherever it is.
 
     Raises:
         CheckpointError: a module below ``min_coverage``, a tensor of another shape, one that the model lacks although
@@ -104,7 +107,7 @@ def load_weights(
     ledger, chosen = _match(model.state_dict(), source, class_names)
     _count_modules(model, ledger)
     _check_values(chosen)
-    problems = problems_of(model, ledger, min_coverage, [] if complete else list(fresh), complete, covers)
+    problems = problems_of(model, ledger, min_coverage, [] if complete else list(fresh), complete, covers, known)
     if problems:
         raise CheckpointError("\n".join([*problems, ledger.table()]))
     model.load_state_dict(chosen, strict=False)

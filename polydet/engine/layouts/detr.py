@@ -1,0 +1,51 @@
+"""The DETR family in its authors', detrex's, HuggingFace's and mmdetection's names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor, nn
+
+from polydet.detr import DETR
+from polydet.detr.checkpoint_maps import Scheme, convert, scheme_of
+from polydet.engine.layouts.classes import row_names
+from polydet.engine.layouts.registry import Converted, Layout, StateDict, register_layout
+
+_NAMES: dict[Scheme, str] = {
+    "official": "a DETR in its authors' names",
+    "detrex": "a DETR in detrex's names",
+    "transformers": "a DETR in HuggingFace's names",
+    "mmdet": "a DETR in mmdetection's names",
+}
+
+
+def _recognise(scheme: Scheme) -> Callable[[Mapping[str, Tensor]], bool]:
+    def named_so(state: Mapping[str, Tensor]) -> bool:
+        foreign = any(key.startswith(("query_head.", "detr.", "online_backbone")) for key in state)  # a paper's own
+        return not foreign and scheme_of(state) == scheme
+
+    return named_so
+
+
+def _fits(model: nn.Module) -> bool:
+    return isinstance(model, DETR)
+
+
+def _convert(state: StateDict, model: nn.Module) -> Converted:
+    assert isinstance(model, DETR)
+    found = convert(state, share_heads=len(model.class_heads) == 1)
+    return Converted(found, row_names=rows_of(found, model))
+
+
+def rows_of(state: Mapping[str, Tensor], model: DETR) -> tuple[str, ...] | None:
+    """Names of the rows of a released class head; a background row, which the model has too, is none of them."""
+    head = state.get("class_heads.0.weight")
+    own = getattr(model.class_heads[0], "weight", None)
+    if head is None or not isinstance(own, Tensor):
+        return None
+    names = row_names(len(head) - (len(own) - model.num_classes))
+    return None if names is None else tuple(names)
+
+
+for _scheme, _name in _NAMES.items():
+    register_layout(Layout(_name, _recognise(_scheme), _fits, _convert))
