@@ -24,6 +24,7 @@ _RULES = (
 _NO_USE = {
     "masks": r"^roi_heads\.mask_head\.",
     "embeddings of the trained words (the vocabulary has its own)": r"\.cls_score\.zs_weight$|\.freq_weight$",
+    "the backbone's classifier of images": r"^backbone\.bottom_up\.base\.(fc|head)\.",
     "scores of image labels": r"^roi_heads\.box_predictor\.\d\.prop_score\.",
     "a classifier of fixed classes (text classifies here)": r"^roi_heads\.box_predictor\.\d\.cls_score\.(weight|bias)$",
 }

@@ -115,5 +115,5 @@ def test_unknown_keys_keep_their_names() -> None:
 def test_refuses_what_is_no_foreign_detr() -> None:
     ours = weights(member("detr", 0))
     assert scheme_of(ours) is None
-    with pytest.raises(ValueError, match="official, detrex or transformers"):
+    with pytest.raises(ValueError, match="official, detrex, transformers or mmdetection"):
         convert(ours)
