@@ -24,15 +24,16 @@ from polydet.data.augmentations import fixed_resize
 from polydet.engine import CheckpointError, ConfigError
 from polydet.engine.distributed import resolve_device
 from polydet.engine.evaluate import ClassMismatch, classes_of
+from polydet.engine.labels import cards_of, label_space
 from polydet.evaluation import SameSize, build_evaluator
 from polydet.files import write_text
-from polydet.model_zoo import get, get_config
+from polydet.model_zoo import brings_weights, get, get_config
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """A run or a config, and what differs from it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="folder of a run, or a config file")
+    parser.add_argument("run", type=Path, help="folder of a run, a model file, or a config file")
     parser.add_argument("--weights", help="checkpoint; default: model_final.pth of the run's folder")
     parser.add_argument("--datasets", nargs="+", help="cards; default: the config's test datasets")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="resize images to this size")
@@ -45,8 +46,7 @@ def evaluate(cfg: DictConfig, model: nn.Module, dataset: str) -> dict[str, float
     """``mAP`` and the AP of each class, 0 to 100."""
     loader_cfg = cfg.dataloader.test.copy()
     loader_cfg.dataset = dataset
-    train = cfg.dataloader.train
-    space = None if hasattr(model, "set_vocabulary") else label_space_of(list(train.datasets), train.merge)
+    space = None if hasattr(model, "set_vocabulary") else label_space(cfg)
     if space is not None and space.names != label_space_of([dataset]).names:
         raise ClassMismatch(f"{dataset} has other classes than the model was trained on")
     with classes_of(model, dataset, None):
@@ -58,7 +58,7 @@ def evaluate(cfg: DictConfig, model: nn.Module, dataset: str) -> dict[str, float
 def main(args: argparse.Namespace) -> int:
     """Evaluate on each dataset and print a line each."""
     cfg = get_config(args.run, args.overrides)
-    if not args.weights and not args.run.is_dir():
+    if not args.weights and not brings_weights(args.run):
         raise ConfigError("a config file needs --weights")
     if args.size:
         height, width = args.size
@@ -66,7 +66,7 @@ def main(args: argparse.Namespace) -> int:
     datasets = args.datasets or list(cfg.dataloader.test_datasets)
     if not datasets:
         raise ConfigError("the config has no test datasets: name some with --datasets")
-    prepare_cards([*cfg.dataloader.train.datasets, *datasets])
+    prepare_cards([*cards_of(cfg), *datasets])
     model, results = get(args.run, args.weights, str(resolve_device(cfg.train.device)), overrides=args.overrides), {}
     with torch.no_grad():
         for dataset in datasets:

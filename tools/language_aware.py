@@ -16,13 +16,14 @@ from metr.pictures import language_panel, save
 from polydet.data import DatasetError, get_card, load_card, prepare_cards
 from polydet.engine import CheckpointError, ConfigError
 from polydet.engine.distributed import resolve_device
-from polydet.model_zoo import get, get_config
+from polydet.engine.labels import cards_of
+from polydet.model_zoo import brings_weights, get, get_config
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """A run, the words and the images."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="folder of a run, or a config file")
+    parser.add_argument("run", type=Path, help="folder of a run, a model file, or a config file")
     parser.add_argument("--weights", help="checkpoint; default: model_final.pth of the run's folder")
     parser.add_argument("--words", nargs="+", action="append", required=True, help="once for each column")
     parser.add_argument("--dataset", help="card; default: the config's first test dataset")
@@ -44,10 +45,10 @@ def choose_images(dataset: str, words: list[list[str]], count: int) -> list[dict
 def main(args: argparse.Namespace) -> int:
     """Draw and save."""
     cfg = get_config(args.run)
-    if not args.weights and not args.run.is_dir():
+    if not args.weights and not brings_weights(args.run):
         raise ConfigError("a config file needs --weights")
     dataset = args.dataset or cfg.dataloader.test_datasets[0]
-    prepare_cards([*cfg.dataloader.train.datasets, dataset])
+    prepare_cards([*cards_of(cfg), dataset])
     model = get(args.run, args.weights, str(resolve_device(cfg.train.device)))
     if not isinstance(model, METR):
         raise ConfigError(f"{args.run} builds a {type(model).__name__}, not a METR")

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, ListConfig
 from torch import nn
 
 from polydet.data import get_card, label_space_of
+from polydet.engine.errors import ConfigError
 from polydet.engine.weight_files import CheckpointError
 from polydet.text import LabelSpace, clean_name
 
@@ -22,9 +23,30 @@ def label_space(cfg: DictConfig) -> LabelSpace | None:
     """Joint labels of the training datasets; None for a config that names no dataset with classes of boxes."""
     if "labels" in cfg:  # of a model file
         return instantiate(cfg.labels)
-    train = cfg.dataloader.get("train") or {}
-    names = [name for name in train.get("datasets", []) if get_card(name).format not in _WITHOUT_CLASSES]
-    return label_space_of(names, train.get("merge", "none")) if names else None
+    names = [name for name in cards_of(cfg) if get_card(name).format not in _WITHOUT_CLASSES]
+    return label_space_of(names, cfg.dataloader.train.get("merge", "none")) if names else None
+
+
+def cards_of(cfg: DictConfig) -> list[str]:
+    """Cards whose classes are the model's labels; none for a model file, which has its labels in it."""
+    return [] if "labels" in cfg else list((cfg.dataloader.get("train") or {}).get("datasets", []))
+
+
+def refuse_other_labels(cfg: DictConfig) -> None:
+    """The config of a model file has the file's labels; the cards that it is to train on must have the same.
+
+    Raises:
+        ConfigError: they have not.
+    """
+    if "labels" not in cfg:
+        return
+    stored, train = label_space(cfg), cfg.dataloader.train
+    cards = label_space_of(list(train.datasets), train.get("merge", "none"))
+    if stored is None or cards.names != stored.names:
+        raise ConfigError(
+            f"the model file was trained on {len(stored or ())} labels, the cards in dataloader.train.datasets have "
+            f"{len(cards)} or others: train from the config of the model with train.init_checkpoint=FILE"
+        )
 
 
 def closed_names(cfg: DictConfig, model: nn.Module) -> tuple[str, ...] | None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from polydet.data.card import find_card
 from polydet.engine.config import DEFAULT_OUTPUT, ConfigError
-from polydet.engine.labels import label_space, labels_of, test_size, trained_words
+from polydet.engine.labels import cards_of, label_space, labels_of, test_size, trained_words
 from polydet.engine.published import skip_published_weights
 from polydet.engine.thresholds import thresholds_in
 from polydet.engine.trust import check_trusted, objects_in, plain_config
@@ -189,11 +189,7 @@ def _provenance(cfg: DictConfig) -> dict[str, Any]:
     """Config, overrides, versions, and the datasets with their terms."""
     source = cfg.get("source") or {}
     file = Path(str(source.get("file", "")))
-    datasets = (
-        [find_card(name) for name in (cfg.dataloader.get("train") or {}).get("datasets", [])]
-        if ("labels" not in cfg)
-        else []
-    )
+    datasets = [find_card(name) for name in cards_of(cfg)]
     return {
         "config": "/".join(file.parts[-3:]),
         "stage": source.get("stage"),

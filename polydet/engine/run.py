@@ -29,7 +29,14 @@ from polydet.engine.denormals import flush_denormals
 from polydet.engine.distributed import resolve_device, seed_everything, wrap_model
 from polydet.engine.ema import ModelEMA
 from polydet.engine.evaluate import Results, evaluate
-from polydet.engine.labels import check_rows, closed_names, label_space, labels_of, names_by_name
+from polydet.engine.labels import (
+    check_rows,
+    closed_names,
+    label_space,
+    labels_of,
+    names_by_name,
+    refuse_other_labels,
+)
 from polydet.engine.loading import load_file
 from polydet.engine.output import log_to, prepare_output
 from polydet.engine.pictures import save_curves
@@ -167,6 +174,7 @@ def _evaluate_only(cfg: DictConfig, output_dir: Path) -> Results:
 
 
 def _train(cfg: DictConfig, output_dir: Path, resume: bool) -> Results:
+    refuse_other_labels(cfg)
     has_checkpoint = resume and (output_dir / "last_checkpoint").is_file()
     if has_checkpoint:
         skip_published_weights(cfg.model)

@@ -31,6 +31,7 @@ from polydet.engine.thresholds import (
 from polydet.engine.weight_files import CheckpointError, read_checkpoint
 from polydet.engine.weights import weights_in
 from polydet.model_file import is_model_file, read_header
+from polydet.model_zoo.hub import fetch, is_hub_name
 
 
 def config_root() -> Path:
@@ -48,13 +49,15 @@ def list_configs() -> list[str]:
 
 
 def config_path(name: str | Path) -> Path:
-    """The config file that ``name`` means: a zoo name, a file, or the folder of a run.
+    """The config file that ``name`` means: a zoo name, a file, the folder of a run, or ``hf://owner/name``.
 
     Of a run that has ended that is its model file, which needs neither its cards nor its text encoder.
 
     Raises:
         ConfigError: nothing of that name, with near names.
     """
+    if is_hub_name(name):
+        return fetch(str(name))
     path = Path(name)
     for own in (MODEL_FILE, "config.yaml"):
         if (path / own).is_file():
@@ -67,6 +70,11 @@ def config_path(name: str | Path) -> Path:
     near = [file.parent.as_posix() for file in sorted(path.glob("*/config.yaml"))]  # a run of several stages
     near = near or difflib.get_close_matches(str(name), list_configs(), n=3, cutoff=0.4)
     raise ConfigError(f"no config, file or run is named {str(name)!r}; near: {', '.join(near) or 'none'}")
+
+
+def brings_weights(name: str | Path) -> bool:
+    """Whether a name is a run's folder or a model file, rather than a config that needs weights beside it."""
+    return Path(name).is_dir() or is_hub_name(name) or is_model_file(name)
 
 
 def get_config(name: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
@@ -85,7 +93,7 @@ def get(
     """The model of a config, in eval mode.
 
     Args:
-        name: zoo name, config file or run folder.
+        name: zoo name, config file, model file, run folder or ``hf://owner/name``.
         weights: checkpoint, or ``"best"`` for a run folder's best; None takes a run folder's final weights (of one that
             is not finished the newest), and for a config what its backbone starts from.
         device: where the model goes.
@@ -265,6 +273,8 @@ def _build(cfg: DictConfig, weights_follow: bool, vocabulary: Sequence[str] | No
     if weights_follow:
         skip_published_weights(cfg.model)
     model = instantiate(cfg.model)
+    if not vocabulary and hasattr(model, "set_vocabulary") and not current_names(model, ()):
+        model.set_vocabulary(trained_words(cfg))
     if vocabulary:
         if not hasattr(model, "set_vocabulary"):
             raise ConfigError(f"{type(model).__name__} has a closed set of classes; it takes no vocabulary")

@@ -19,7 +19,7 @@ from detclipv2.pictures import draw_word_regions, save_pictures
 from detclipv2.predictor import WordPredictor
 from polydet.data import DatasetCard, DatasetError, card, register_card
 from polydet.data.shapeworld import generate
-from polydet.engine import ConfigError, load_config, save_config
+from polydet.engine import ConfigError, load_config, save_config, trust
 from polydet.engine.published import skip_published_weights
 from polydet.engine.run import eval_period
 from polydet.model_zoo.zoo import config_path
@@ -36,6 +36,11 @@ def tool(name):
 
 
 build_concepts, odinw = tool("build_concepts"), tool("odinw")
+
+
+@pytest.fixture(autouse=True)
+def letters_may_be_called(monkeypatch):
+    monkeypatch.setattr(trust, "_allowed", {"detclipv2_parts.Letters"})
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultPredictor
 
 from polydet import model_zoo
+from polydet.engine import ConfigError, load_config, run
 from polydet.engine.progress import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -60,6 +61,17 @@ def test_a_run_leaves_everything(tool, finished):
     assert [r["iteration"] for r in records] == list(range(6))
     assert all(r["total_loss"] > 0 and r["lr"] > 0 for r in records)
     assert json.loads((folder / "run.json").read_text())["peak_host_memory_mib"] > 100
+
+
+def test_its_file_is_evaluated_as_the_run_was(tool, finished, small_world, tmp_path, monkeypatch):
+    folder = run_once(tool, finished)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(small_world))
+    cfg = load_config(folder / "model.safetensors", [f"train.output_dir={tmp_path}", "train.pictures=0"])
+    assert run(cfg, eval_only=True) == json.loads((folder / "results.json").read_text())
+    other = load_config(folder / "model.safetensors", [f"train.output_dir={tmp_path}"])
+    other.dataloader.train.datasets = ["shapes_lvis_train"]
+    with pytest.raises(ConfigError, match=r"train\.init_checkpoint=FILE"):
+        run(other)
 
 
 ALONE = """

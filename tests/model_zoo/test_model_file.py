@@ -2,13 +2,17 @@
 
 import json
 import random
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
 from detectron2.config import instantiate
 from detectron2.engine import DefaultPredictor
 from detectron2.layers import batched_nms
+from PIL import Image
 
+from detclipv2.predictor import WordPredictor
 from polydet import model_zoo
 from polydet.data import card
 from polydet.engine import CheckpointError, ConfigError, read_checkpoint
@@ -237,3 +241,68 @@ def test_operating_points_are_obeyed_when_asked(image, files, tmp_path):
     picture = image.numpy().transpose(1, 2, 0)
     found = DefaultPredictor(model_zoo.get_cfg(with_points, operating=True))(picture)["instances"]
     assert bool((found.scores[found.pred_classes == common] >= point).all())
+
+
+def test_a_file_on_the_hub_is_opened_from_its_cache(image, files, tmp_path, monkeypatch):
+    path, expected = files("codetr", image)
+    root = tmp_path / "hub" / "models--me--frogs"
+    (root / "refs").mkdir(parents=True)
+    (root / "refs" / "main").write_text("0123abcd")
+    (root / "snapshots" / "0123abcd").mkdir(parents=True)
+    (root / "snapshots" / "0123abcd" / "model.safetensors").symlink_to(path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name in ("hf://me/frogs", "hf://me/frogs@main", "hf://me/frogs/model.safetensors"):
+        torch.testing.assert_close(answer(model_zoo.get(name), image)[0], expected[0], rtol=0, atol=0)
+    with pytest.raises(ConfigError, match="hf://me/toads is neither in the hub's cache"):
+        model_zoo.get_cfg("hf://me/toads")
+    with pytest.raises(ConfigError, match="not of the form"):
+        model_zoo.get("hf://frogs")
+
+
+def test_a_file_is_pushed_with_a_card(image, files, tmp_path):
+    calls = []
+
+    class Api:
+        def create_repo(self, repo, private, exist_ok):
+            calls.append((repo, private))
+
+        def upload_folder(self, repo_id, folder_path, commit_message):
+            folder = Path(folder_path)
+            calls.append({p.name: p.read_bytes() for p in folder.iterdir()})
+            return type("Done", (), {"oid": "0123abcd"})
+
+    path, _ = files("scaledet", image)
+    assert model_zoo.push(path, "me/frogs", api=Api()) == "hf://me/frogs@0123abcd"
+    assert calls[0] == ("me/frogs", True) and calls[1]["model.safetensors"] == path.read_bytes()
+    card = calls[1]["README.md"].decode()
+    assert "circle" in card and "all-MiniLM-L6-v2" in card and "shapes_coco_train" in card
+    (tmp_path / "torn.safetensors").write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ConfigError, match="damaged"):
+        model_zoo.push(tmp_path / "torn.safetensors", "me/frogs", api=Api())
+
+
+def test_many_pictures_are_resized_as_in_the_models_test(image, files, tmp_path):
+    path, _ = files("codetr", image)
+    model = model_zoo.get(path)
+    arrays = [image.numpy().transpose(1, 2, 0), image.numpy().transpose(1, 2, 0)[:80, :70]]
+    Image.fromarray(arrays[1]).save(tmp_path / "b.png")
+    found = model_zoo.Predictor(model, batch_size=3)([arrays[0], tmp_path / "b.png", arrays[0]])
+    one = DefaultPredictor(model_zoo.get_cfg(path))
+    for array, instances in zip((arrays[0], arrays[1], arrays[0]), found):
+        expected = one(array[:, :, ::-1])["instances"]  # that takes BGR
+        torch.testing.assert_close(instances.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=1e-4, atol=1e-2)
+        torch.testing.assert_close(instances.scores, expected.scores, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="test size"):
+        model_zoo.Predictor(instantiate(model.origin[0].model))
+    words = WordPredictor(model_zoo.get(files("detclipv2", image)[0]))
+    assert len(words(arrays)) == len(words(arrays, ["circle", "star"])) == 2
+
+
+def test_tools_take_the_file(image, files, elsewhere, monkeypatch, capsys):
+    path, _ = files("codetr", image)
+    elsewhere()
+    monkeypatch.setattr("sys.argv", ["analyze.py", str(path), "--size", "64", "64"])
+    runpy.run_path(str(Path(__file__).parents[2] / "tools" / "analyze.py"), run_name="__main__")
+    assert "multiply-adds" in capsys.readouterr().out
