@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from detectron2.engine import DefaultPredictor
 from polydet import model_zoo
 from polydet.engine import ConfigError, load_config, run
 from polydet.engine.progress import read_metrics
+from polydet.model_file import read_header
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -67,11 +69,30 @@ def test_its_file_is_evaluated_as_the_run_was(tool, finished, small_world, tmp_p
     folder = run_once(tool, finished)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(small_world))
     cfg = load_config(folder / "model.safetensors", [f"train.output_dir={tmp_path}", "train.pictures=0"])
-    assert run(cfg, eval_only=True) == json.loads((folder / "results.json").read_text())
+    run(cfg, eval_only=True)
+    assert (tmp_path / "results.json").read_text() == (folder / "results.json").read_text()
     other = load_config(folder / "model.safetensors", [f"train.output_dir={tmp_path}"])
     other.dataloader.train.datasets = ["shapes_lvis_train"]
     with pytest.raises(ConfigError, match=r"train\.init_checkpoint=FILE"):
         run(other)
+
+
+def test_operating_points_are_chosen_into_its_file(tool, finished, small_world, tmp_path, monkeypatch, capsys):
+    folder = run_once(tool, finished)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(small_world))
+    points = runpy.run_path(str(ROOT / "tools" / "operating_points.py"))
+    output = tmp_path / "points.safetensors"
+    arguments = [str(folder), "--dataset", "shapes_coco_train", "--iou", "0.2", "--output", str(output)]
+    points["main"](points["parse_args"](arguments))
+    chosen = read_header(output)["operating"]
+    printed = capsys.readouterr().out
+    assert chosen and all(name in printed for name in chosen)
+    image = torch.randint(0, 256, (3, 96, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        every, kept = (model_zoo.get(output, operating=o)([{"image": image}])[0]["instances"] for o in (False, True))
+    names = read_header(output)["classes"]
+    least = torch.tensor([chosen.get(name, 0.0) for name in names])
+    assert len(kept) == int((every.scores >= least[every.pred_classes]).sum()) < len(every)
 
 
 ALONE = """
