@@ -12,6 +12,7 @@ from detectron2.engine import DefaultPredictor
 from detectron2.layers import batched_nms
 from PIL import Image
 
+from detclipv2.definitions import write_concepts
 from detclipv2.predictor import WordPredictor
 from polydet import model_zoo
 from polydet.data import card
@@ -306,3 +307,34 @@ def test_tools_take_the_file(image, files, elsewhere, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["analyze.py", str(path), "--size", "64", "64"])
     runpy.run_path(str(Path(__file__).parents[2] / "tools" / "analyze.py"), run_name="__main__")
     assert "multiply-adds" in capsys.readouterr().out
+
+
+def test_a_trained_text_tower_is_part_of_the_file(image, tmp_path, elsewhere):
+    write_concepts(tmp_path / "words.tsv", [("circle", 1, "a round shape"), ("zebra", 1, "a striped animal")])
+    cfg = stage_config(model_zoo.get_config("quickstart/detclipv2"), "train")
+    tower = {"_target_": "polydet.text.OpenClipTextTower", "model_name": "ViT-B-32-quickgelu", "pretrained": None}
+    tower["text_cfg"] = {"width": 32, "heads": 2, "layers": 1}
+    definitions = {"_target_": "detclipv2.FileDefinitions", "path": str(tmp_path / "words.tsv")}
+    cfg.model.update(text_tower=tower, definitions=definitions)
+    cfg.model.head.dim = 512
+    skip_published_weights(cfg.model)
+    model = instantiate(cfg.model).eval()
+    path = tmp_path / "tower.safetensors"
+    save_model_file(cfg, model, path)
+    words = read_header(path)["words"]
+    assert words["definitions"]["circle"] == "a round shape" and words["definitions"]["star"] is None
+    assert words["sentences"][words["names"].index("circle")] == "circle, a round shape"
+    model.set_vocabulary(words["names"])
+    rows = read_model_file(path).embeddings
+    torch.testing.assert_close(rows, model.vocabulary_rows())
+    expected = answer(model, image)
+    (tmp_path / "words.tsv").unlink()
+    elsewhere()
+    alone = model_zoo.get(path)
+    for a, b in zip(answer(alone, image), expected):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    alone.set_vocabulary(["star", "circle"])
+    torch.testing.assert_close(alone.vocabulary_rows(), rows[[words["names"].index(n) for n in ("star", "circle")]])
+    alone.set_vocabulary(["zebra"])
+    with pytest.raises(FileNotFoundError, match=r"words\.tsv"):
+        answer(alone, image)
