@@ -149,8 +149,21 @@ def _is_old_torch(head: bytes) -> bool:
         return False
 
 
+def _check_sums(path: Path) -> None:
+    """Compare what ``torch.save`` wrote with the checksums that it wrote, which ``torch.load`` does not."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} is damaged: {damaged} in it is not what was written. Fetch or copy it again, or "
+            "go on from an earlier one"
+        )
+
+
 def _read_torch(path: Path, is_zip: bool) -> Any:
     """``torch.load`` with ``weights_only``, unknown classes being :class:`Inert`."""
+    if is_zip:
+        _check_sums(path)
     inert: dict[str, type] = {}
     if is_zip:
         for name in torch.serialization.get_unsafe_globals_in_checkpoint(path):

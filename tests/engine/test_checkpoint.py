@@ -4,6 +4,7 @@ import argparse
 import collections
 import os
 import pickle
+import random
 import zipfile
 from pathlib import Path
 
@@ -251,3 +252,16 @@ def test_another_model_is_not_resumed(tmp_path):
     with pytest.raises(CheckpointError, match=r"(?s)of another model.*cls.weight: \(3, 4\) in the file, \(5, 4\)") as e:
         Checkpointer(other, str(tmp_path)).load(str(tmp_path / "model_1.pth"))
     assert "not in the file: neck.weight" in str(e.value) and "only in the file: body.bias" in str(e.value)
+
+
+def test_flipped_bytes_of_a_checkpoint_are_an_error(tmp_path):
+    path, numbers = tmp_path / "model.pth", random.Random(0)
+    torch.save({"model": {"weight": torch.randn(256, 256)}}, path)
+    whole = path.read_bytes()
+    start = whole.index(b"weight")
+    for _ in range(64):
+        data = bytearray(whole)
+        data[numbers.randrange(start + 2048, start + 200_000)] ^= 1 << numbers.randrange(8)
+        path.write_bytes(data)
+        with pytest.raises(CheckpointError, match="damaged"):
+            read_checkpoint(path)
