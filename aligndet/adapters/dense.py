@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector, permute_to_N_HWA_K
 from detectron2.modeling.sampling import subsample_labels
+from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from aligndet.adapters.base import BoxSamples, DetectorAdapter, ViewOutput, proposal_of_code, with_proposal_codes
@@ -41,7 +43,7 @@ class DenseAdapter(DetectorAdapter):
         features = [pyramid[f] for f in detector.head_in_features]
         anchors = detector.anchor_generator(features)
         coded = with_proposal_codes(self.targets(views), detector.num_classes)
-        labels, boxes = detector.label_anchors(anchors, coded)
+        labels, boxes = self.assign(anchors, coded, images.image_sizes)
         codes = torch.stack(labels)  # [N, R]
         rows = self.sample(codes)
         maps = [self.embedding_map(detector.head.cls_subnet(feature)) for feature in features]
@@ -56,6 +58,12 @@ class DenseAdapter(DetectorAdapter):
             agnostic = list(torch.where(positive, torch.zeros_like(codes), codes))
             losses = self.own_losses(features, anchors, agnostic, boxes)
         return ViewOutput([samples], losses)
+
+    def assign(
+        self, anchors: list[Boxes], coded: list[Instances], image_sizes: Sequence[tuple[int, int]]
+    ) -> tuple[list[Tensor], list[Any]]:
+        """The detector's labels and matched boxes of each image's anchors; a batch's padding is background."""
+        return self.detector.label_anchors(anchors, coded)
 
     def sample(self, codes: Tensor) -> Tensor:
         """Rows of ``codes.flatten()`` that enter the contrastive loss, int64 ``[k]``; ``codes [N, R]``."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from detectron2.modeling.meta_arch.retinanet import RetinaNet
+from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from aligndet.adapters.base import projector
 from aligndet.adapters.dense import DenseAdapter
+from polydet.dense import inside_image
 
 
 class RetinaNetAdapter(DenseAdapter):
@@ -21,16 +26,35 @@ class RetinaNetAdapter(DenseAdapter):
         detector: RetinaNet with one class.
         num_samples: sampled anchors per image.
         dim: channels of the embedding.
+        padding_multiple: anchors in a batch's padding take no part; an image counts with its sides rounded up to a
+            multiple of this (the authors' pipeline pads to 32).
     """
 
     predictors = ("head.cls_score", "head.bbox_pred")
     only = {"classification": ("head.cls_subnet",), "regression": ("head.bbox_subnet", "head.bbox_pred")}
 
-    def __init__(self, detector: RetinaNet, num_samples: int = 2048, dim: int = 256) -> None:
+    def __init__(
+        self, detector: RetinaNet, num_samples: int = 2048, dim: int = 256, padding_multiple: int = 32
+    ) -> None:
         super().__init__(detector, num_samples, per="image")
+        self.padding_multiple = padding_multiple
         self.num_anchors = detector.anchor_generator.num_anchors[0]
         channels = detector.head.cls_score.in_channels
         self.projector = projector(channels, channels, self.num_anchors * dim)
+
+    def assign(
+        self, anchors: list[Boxes], coded: list[Instances], image_sizes: Sequence[tuple[int, int]]
+    ) -> tuple[list[Tensor], list[Any]]:
+        """The detector's; padding is ignored, and no object's best anchor lies in it."""
+        every = Boxes.cat(anchors).tensor
+        labels, boxes = [], []
+        for target, size in zip(coded, image_sizes):
+            inside = inside_image(every, size, self.padding_multiple)
+            without = Boxes(every * inside[:, None])  # boxes without area overlap nothing
+            label, matched = self.detector.label_anchors([without], [target])
+            labels.append(label[0].masked_fill(~inside, -1))
+            boxes += matched
+        return labels, boxes
 
     def embed(self, cells: Tensor, anchor: Tensor) -> Tensor:
         """The vector of each sampled anchor out of the nine of its cell."""

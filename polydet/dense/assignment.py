@@ -21,17 +21,19 @@ def box_centers(boxes: Tensor) -> Tensor:
     return (boxes[..., :2] + boxes[..., 2:]) / 2
 
 
-def inside_image(anchors: Tensor, image_size: tuple[int, int]) -> Tensor:
+def inside_image(anchors: Tensor, image_size: tuple[int, int], multiple: int = 1) -> Tensor:
     """Anchors whose centre lies in the image, not in the padding of the batch.
 
     Args:
         anchors: `[N, 4]` xyxy pixels.
         image_size: height, width before padding.
+        multiple: the image counts with its sides rounded up to a multiple of this: 32 where a pipeline of mmdetection
+            pads every image to a multiple of 32.
 
     Returns:
         `[N]` bool.
     """
-    height, width = image_size
+    height, width = (-(-side // multiple) * multiple for side in image_size)
     return (box_centers(anchors) < anchors.new_tensor([width, height])).all(dim=-1)
 
 

@@ -61,8 +61,7 @@ class DenseHead(nn.Module):
         has_quality: predict one more logit an anchor, from the box tower.
         level_scale: one learnable factor a level on the box output.
         class_weight, box_weight, quality_weight: loss weights.
-        valid_multiple: in training, anchors count up to the image's size rounded up to a multiple of this: 32 where a
-            pipeline of mmdetection pads every image to a multiple of 32 (its own configs).
+        valid_multiple: which anchors count in training, see `inside_image`.
     """
 
     def __init__(
@@ -176,8 +175,7 @@ class DenseHead(nn.Module):
         """Assign a batch; anchors centred in the padding are ignored."""
         matches = []
         for target, size in zip(instances, image_sizes):
-            height, width = (-(-side // self.valid_multiple) * self.valid_multiple for side in size)
-            valid = [inside_image(level, (height, width)) for level in anchors]
+            valid = [inside_image(level, size, self.valid_multiple) for level in anchors]
             match = torch.full((sum(map(len, anchors)),), IGNORED, device=anchors[0].device)
             kept = [level[mask] for level, mask in zip(anchors, valid)]
             match[torch.cat(valid)] = self.match(kept, target.gt_boxes.tensor)

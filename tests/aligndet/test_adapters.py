@@ -45,7 +45,8 @@ def test_retinanet_embeddings_are_those_of_their_anchors():
     batch = views()
     samples = adapter(batch, with_losses=False).samples[0]
     detector, (first, _, last) = adapter.detector, adapter.projector
-    pyramid = detector.backbone(detector.preprocess_image(batch).tensor)
+    images = detector.preprocess_image(batch)
+    pyramid = detector.backbone(images.tensor)
     features = [pyramid[f] for f in detector.head_in_features]
     dense = []
     for feature in features:
@@ -53,11 +54,31 @@ def test_retinanet_embeddings_are_those_of_their_anchors():
         hidden = F.relu(F.conv2d(tower, first.weight[:, :, None, None], first.bias))
         dense.append(permute_to_N_HWA_K(F.conv2d(hidden, last.weight[:, :, None, None], last.bias), 8))
     anchors = detector.anchor_generator(features)
-    codes = torch.stack(detector.label_anchors(anchors, with_proposal_codes(adapter.targets(batch), 1))[0]).flatten()
+    coded = with_proposal_codes(adapter.targets(batch), 1)
+    codes = torch.stack(adapter.assign(anchors, coded, images.image_sizes)[0]).flatten()
     rows = (codes != -1).nonzero().squeeze(1)
     assert torch.equal(samples.labels, proposal_of_code(codes[rows], 1)) and set(samples.labels.tolist()) > {0, 6}
     expected = torch.cat(dense, 1).flatten(0, 1)[rows]
     torch.testing.assert_close(samples.embeddings, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_retinanets_anchors_in_padding_take_no_part():
+    """The first image is 512 pixels high in a batch of 544: anchors below count neither way, those above as before."""
+    torch.manual_seed(0)
+    adapter = RetinaNetAdapter(retinanet(), dim=8)
+    batch = views()
+    sizes = [tuple(view["image"].shape[1:]) for view in batch]
+    features = [torch.zeros(2, 16, -(-544 // s), -(-704 // s)) for s in (8, 16, 32, 64, 128)]
+    anchors = adapter.detector.anchor_generator(features)
+    coded = with_proposal_codes([view["instances"] for view in batch], 1)
+    codes, boxes = adapter.assign(anchors, coded, sizes)
+    plain, plain_boxes = adapter.detector.label_anchors(anchors, coded)
+    for code, label, (height, width) in zip(codes, plain, sizes):
+        inside = (Boxes.cat(anchors).get_centers() < torch.tensor([width, height])).all(1)
+        assert (code[~inside] == -1).all() and (label[~inside] != -1).any()
+        assert torch.equal(code[inside], label[inside])
+    positive = codes[0] > 1
+    assert positive.any() and torch.equal(boxes[0][positive], plain_boxes[0][positive])
 
 
 def test_fcos_samples_positives_first_over_the_batch():
