@@ -27,11 +27,11 @@ def load_drawn(model: nn.Module, golden: Golden, key_map: KeyMap, may_lack: Sequ
     assert not lacking and not ledger.unexpected and not ledger.conflicts, ledger.table()
 
 
-def train_step(model: nn.Module, inputs: list[dict[str, Any]]) -> dict[str, float]:
-    """Losses of one step whose gradients stay in the parameters."""
+def train_step(model: nn.Module, inputs: list[dict[str, Any]], without: Sequence[str] = ()) -> dict[str, float]:
+    """Losses of one step, but for those called `without`; their gradients stay in the parameters."""
     model.train()
     model.zero_grad(set_to_none=True)
-    losses = model(inputs)
+    losses = {name: loss for name, loss in model(inputs).items() if name not in without}
     sum(losses.values()).backward()
     return {name: float(value.detach()) for name, value in losses.items()}
 
