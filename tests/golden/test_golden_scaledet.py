@@ -4,7 +4,7 @@ import pytest
 import torch
 from detectron2.config import LazyCall, instantiate
 from detectron2.utils.events import EventStorage
-from golden_body import Body, joined_scales, renamed
+from golden_body import Body
 from golden_check import check_detections, check_gradients, check_losses, detect, load_drawn, train_step
 from golden_file import load_golden
 from golden_models import CONFIGS
@@ -13,20 +13,15 @@ from golden_rules import draw
 from polydet.backbones import fpn_p3_p7
 from polydet.engine import load_config
 from polydet.text import LabelSpace, Vocabulary
+from scaledet.checkpoint import from_detic
 
 CHANNELS = 64
-RULES = {
-    r"^proposal_generator\.centernet_head\.bbox_tower": "proposal_generator.head.tower",
-    r"^proposal_generator\.centernet_head\.agn_hm": "proposal_generator.head.heatmap",
-    r"^proposal_generator\.centernet_head\.bbox_pred": "proposal_generator.head.box",
-}
-SCALES = r"proposal_generator\.centernet_head\.scales\.(\d)\.scale"
 LOSSES = {"centernet_loc": "centernet_box", "centernet_agn_": "centernet_", "loss_cls": "loss_hard"}
 
 
-def from_detic(state):
-    """Detic's tensors under our names; its five scales are one tensor here."""
-    return joined_scales(renamed(state, RULES), SCALES, "proposal_generator.head.scales")
+def key_map(state):
+    """The layout of Detic's files."""
+    return from_detic(state, None).state
 
 
 def our_loss(name):
@@ -57,7 +52,7 @@ def build(golden):
         cfg.roi_heads.test_topk_per_image = 100
         cfg.roi_heads.label_loss.update(**label_loss)
         model = instantiate(cfg)
-        load_drawn(model, golden, from_detic, may_lack=["_extra_state"])
+        load_drawn(model, golden, key_map, may_lack=["_extra_state"])
         return model
 
     return build
@@ -72,7 +67,7 @@ def check_step(golden, model, step):
     with EventStorage():
         losses = train_step(model, golden.inputs(step))
     check_losses(golden, step, losses, our_loss)
-    check_gradients(golden, step, model, from_detic)
+    check_gradients(golden, step, model, key_map)
 
 
 @pytest.mark.parametrize("step", ["train", "empty", "nothing"])
