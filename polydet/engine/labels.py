@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detectron2.config import instantiate
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from polydet.data import get_card, label_space_of
@@ -23,7 +23,11 @@ def label_space(cfg: DictConfig) -> LabelSpace | None:
     """Joint labels of the training datasets; None for a config that names no dataset with classes of boxes."""
     if "labels" in cfg:  # of a model file
         return instantiate(cfg.labels)
-    names = [name for name in cards_of(cfg) if get_card(name).format not in _WITHOUT_CLASSES]
+    return _space_of(cfg, cards_of(cfg))
+
+
+def _space_of(cfg: DictConfig, cards: Sequence[str]) -> LabelSpace | None:
+    names = [name for name in cards if get_card(name).format not in _WITHOUT_CLASSES]
     return label_space_of(names, cfg.dataloader.train.get("merge", "none")) if names else None
 
 
@@ -40,12 +44,11 @@ def refuse_other_labels(cfg: DictConfig) -> None:
     """
     if "labels" not in cfg:
         return
-    stored, train = label_space(cfg), cfg.dataloader.train
-    cards = label_space_of(list(train.datasets), train.get("merge", "none"))
-    if stored is None or cards.names != stored.names:
+    stored, cards = label_space(cfg), _space_of(cfg, list(cfg.dataloader.train.datasets))
+    if stored is None or cards is None or cards.names != stored.names:
         raise ConfigError(
             f"the model file was trained on {len(stored or ())} labels, the cards in dataloader.train.datasets have "
-            f"{len(cards)} or others: train from the config of the model with train.init_checkpoint=FILE"
+            f"{len(cards or ())} or others: train from the config of the model with train.init_checkpoint=FILE"
         )
 
 
@@ -71,7 +74,7 @@ def labels_of(space: LabelSpace) -> dict[str, Any]:
 
 def test_size(cfg: DictConfig) -> tuple[int, int]:
     """(short side, longest side) of the test mapper's resize; (0, 0) when it does not resize."""
-    augmentations: Any = cfg.dataloader.test.mapper.get("augmentations", [])
+    augmentations: Any = OmegaConf.select(cfg, "dataloader.test.mapper.augmentations") or []
     nodes: Sequence[Any] = augmentations if isinstance(augmentations, ListConfig) else [augmentations]
     for node in nodes:
         short = node.get("short", node.get("short_edge_length"))

@@ -95,6 +95,10 @@ def leave_model_file(cfg: DictConfig, model: nn.Module, folder: Path, results: M
         save_model_file(cfg, model, folder / NAME, provenance={"results": scores})
     except (ConfigError, ModelFileError) as error:
         logger.warning("%s is not written, the run's folder opens with its cards: %s", folder / NAME, error)
+    except OSError:
+        raise
+    except Exception:  # a training that has ended has ended, whatever a user's own parts do here
+        logger.exception("%s is not written, the run's folder opens with its cards", folder / NAME)
 
 
 def refuse_differences(model: nn.Module, state: Mapping[str, Tensor], file: str | os.PathLike[str]) -> None:
@@ -129,6 +133,8 @@ def portable_config(cfg: DictConfig, model: nn.Module, names: Sequence[str]) -> 
     for key in ("source", "labels"):
         content.pop(key, None)
     for key in ("model", "dataloader.test"):
+        if OmegaConf.select(cfg, key) is None:
+            continue
         parent, _, name = key.rpartition(".")
         values: Any = OmegaConf.to_container(OmegaConf.select(cfg, key), resolve=True)
         resolved = plain_config(OmegaConf.create({name: values}, flags={"allow_objects": True}))[name]

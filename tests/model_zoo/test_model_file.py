@@ -18,7 +18,7 @@ from polydet import model_zoo
 from polydet.data import card
 from polydet.engine import CheckpointError, ConfigError, read_checkpoint
 from polydet.engine.config import stage_config
-from polydet.engine.portable import save_model_file
+from polydet.engine.portable import leave_model_file, save_model_file
 from polydet.engine.published import skip_published_weights
 from polydet.model_file import ModelFile, read_header, read_model_file, write_model_file
 from polydet.text import MiniLMEncoder
@@ -338,3 +338,17 @@ def test_a_trained_text_tower_is_part_of_the_file(image, tmp_path, elsewhere):
     alone.set_vocabulary(["zebra"])
     with pytest.raises(FileNotFoundError, match=r"words\.tsv"):
         answer(alone, image)
+
+
+def test_a_training_ends_well_where_a_file_cannot_hold_its_model(tmp_path, monkeypatch, caplog):
+    cfg, model = built("codetr")
+    cfg.train.hooks = [len]
+    leave_model_file(cfg, model, tmp_path, {})
+    assert "train.hooks" in caplog.text and "opens with its cards" in caplog.text
+
+    def fail(*args, **kwargs):
+        raise KeyError("a part of one's own")
+
+    monkeypatch.setattr("polydet.engine.portable.portable_config", fail)
+    leave_model_file(cfg, model, tmp_path, {})
+    assert "a part of one's own" in caplog.text and not list(tmp_path.iterdir())
