@@ -133,7 +133,7 @@ def _is_whole(shard: Path) -> bool:
                 return True
     except FileNotFoundError:
         return False
-    except (zipfile.BadZipFile, OSError, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, OSError, RuntimeError, EOFError) as error:
         damaged = str(error)
     logger.warning("%s is damaged (%s): its images are searched again", shard, damaged)
     return False

@@ -81,7 +81,7 @@ class Work:
             try:
                 with np.load(path, allow_pickle=False) as saved:
                     return dict(saved)
-            except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile) as error:
+            except (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
                 logger.warning("%s is damaged (%s); it is computed again", path, error)
         arrays = dict(compute())
         with whole_file(path) as temporary, temporary.open("wb") as file:
