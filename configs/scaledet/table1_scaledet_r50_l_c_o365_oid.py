@@ -17,7 +17,7 @@ dataloader.train.update(total_batch_size=128, sampler=L(RepeatFactorSampler)(rep
 dataloader.train.mapper.augmentations = lsj
 dataloader.test.mapper.augmentations = L(resize_shortest_edge)(short=640, max_size=640, flip=False)
 dataloader.test_datasets = ["lvis_v1_val", "coco_2017_val", "objects365_v2_val", "openimages_v6_val"]
-dataloader.odinw13 = dict(val=odinw13("val"), test=odinw13("test"))  # direct transfer: see docs/scaledet.md
+dataloader.groups = dict(odinw13=dict(val=odinw13("val"), test=odinw13("test")))  # direct transfer: docs/scaledet.md
 optimizer.update(lr=2e-4, weight_decay=1e-4)
 lr_multiplier.update(warmup_iters=10000, warmup_factor=1e-4)
 train.update(max_iter=750000, reference_batch_size=128, output_dir="./output/scaledet/r50_l_c_o365_oid")

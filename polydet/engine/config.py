@@ -1,7 +1,6 @@
 """LazyConfig files, read strictly: a key that nothing would ever read is an error that names the nearest one."""
 
 import copy
-import difflib
 import inspect
 import logging
 import os
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from detectron2.config import LazyConfig
 from detectron2.utils.registry import locate
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -20,11 +18,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from polydet.engine.errors import ConfigError
-from polydet.engine.file_config import load_model_config
+from polydet.engine.lazy import KEYS, check_keys, drop_helpers, nearest, read_config
 from polydet.engine.recipe import resolve_recipe
-from polydet.engine.trust import ConfigDumper, objects_in, plain_config, read_yaml_config
+from polydet.engine.settings import conform, fill
+from polydet.engine.trust import ConfigDumper, objects_in, plain_config
 from polydet.files import write_text
-from polydet.model_file import is_model_file
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +38,8 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     Args:
         path: config file.
         overrides: ``key=value`` (the key must exist, or be a parameter of the call it belongs to), ``+key=value``
-            (adds a key), ``~key`` (deletes one).  Hydra's grammar for values.
+            (adds a key where any may stand, as in keyword arguments), ``~key`` (deletes one; a setting gets its
+            default).  Hydra's grammar for values.
 
     Returns:
         the config; where it says nothing of ``train.output_dir``, that is a folder of its own below ``./output``.
@@ -51,12 +50,16 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     """
     if not Path(path).is_file():
         raise ConfigError(f"config file {str(path)!r} does not exist{_nearest_file(Path(path))}")
-    cfg = _read(Path(path))
+    cfg = read_config(path)
+    drop_helpers(cfg, path)
+    for _, part in _configs(cfg):
+        fill(part)
     starts = _starts(cfg)
     if OmegaConf.select(cfg, "train.output_dir") == DEFAULT_OUTPUT:
         cfg.train.output_dir = f"{DEFAULT_OUTPUT}/{_own_name(Path(path))}"
     apply_overrides(cfg, overrides)
     recipe = resolve_recipe(cfg)
+    _conform(cfg)
     check_calls(cfg)
     _note_source(cfg, path, overrides, starts)
     if recipe:
@@ -64,10 +67,20 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     return cfg
 
 
-def _read(path: Path) -> DictConfig:
-    if path.suffix == ".py":
-        return LazyConfig.load(str(path))
-    return load_model_config(path) if is_model_file(path) else read_yaml_config(path)
+def _configs(cfg: DictConfig) -> Iterator[tuple[str, DictConfig]]:
+    """(prefix of its keys, config) of the config and of its stages."""
+    yield "", cfg
+    for name, stage in cfg.get("stages", {}).items():
+        if not isinstance(stage, DictConfig):
+            raise ConfigError(f"stages.{name} is a config or dict(run=...), not {stage!r}")
+        yield f"stages.{name}.", stage
+
+
+def _conform(cfg: DictConfig) -> None:
+    """Every key of the config and of its stages is one of a config's, and every setting has its type."""
+    for prefix, part in _configs(cfg):
+        check_keys(part, ("run",) if prefix and "run" in part else KEYS, prefix)
+        conform(part, prefix)
 
 
 def _note_source(cfg: DictConfig, path: Any, overrides: Sequence[str], starts: dict[str, str]) -> None:
@@ -146,7 +159,7 @@ def check_calls(cfg: Any) -> None:
         for name in node:
             if name not in accepted and name != "_target_":
                 raise ConfigError(
-                    f"{_join(key, name)}: {_target_name(node)} has no argument {name!r}{_nearest(str(name), accepted)}"
+                    f"{_join(key, name)}: {_target_name(node)} has no argument {name!r}{nearest(str(name), accepted)}"
                 )
 
 
@@ -324,16 +337,11 @@ def _unknown(cfg: DictConfig, key: str) -> str:
         known.update(".".join(parts[:i]) for i in range(1, len(parts) + 1))
     for prefix, node in _calls(cfg, ""):
         known.update(_join(prefix, name) for name in _parameters(_target(node)) or ())
-    return f"unknown config key {key!r}{_nearest(key, known)} (`+{key}=...` adds a key on purpose)"
-
-
-def _nearest(name: str, known: set[str]) -> str:
-    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f"unknown config key {key!r}{nearest(key, known)}"
 
 
 def _nearest_file(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f": there is no folder {str(folder)!r}"
-    return _nearest(path.name, {p.name for p in folder.glob("*.py")})
+    return nearest(path.name, {p.name for p in folder.glob("*.py")})

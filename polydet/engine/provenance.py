@@ -5,9 +5,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from detectron2.config import LazyConfig
-
 from polydet.engine.config import flatten
+from polydet.engine.lazy import house_file, read_config
 
 
 def origins(path: Path) -> dict[str, tuple[Any, Path]]:
@@ -40,9 +39,9 @@ def _same(a: Any, b: Any) -> bool:
 @lru_cache(maxsize=256)
 def _leaves(path: Path, name: str = "") -> dict[str, Any]:
     if name:
-        node = LazyConfig.load(str(path), name)
+        node = read_config(path)[name]
         return {f"{name}.{key}": value for key, value in flatten(node).items()}
-    return flatten(LazyConfig.load(str(path)))
+    return flatten(read_config(path))
 
 
 @lru_cache(maxsize=256)
@@ -50,7 +49,9 @@ def _imports(path: Path) -> dict[str, tuple[Path, str]]:
     """Local name -> (config file, name there) of the relative imports of a config file."""
     found: dict[str, tuple[Path, str]] = {}
     for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.ImportFrom) and node.level:
+        if isinstance(node, ast.ImportFrom) and (house := house_file(node.module or "")) and not node.level:
+            found.update({alias.asname or alias.name: (house, alias.name) for alias in node.names})
+        elif isinstance(node, ast.ImportFrom) and node.level:
             folder = path.parent
             for _ in range(node.level - 1):
                 folder = folder.parent

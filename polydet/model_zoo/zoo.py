@@ -17,6 +17,7 @@ from torch import nn
 
 from polydet.engine.config import ConfigError, load_config
 from polydet.engine.labels import closed_names, label_space, names_by_name, test_size, trained_words
+from polydet.engine.lazy import config_root
 from polydet.engine.loading import load_file
 from polydet.engine.portable import NAME as MODEL_FILE
 from polydet.engine.portable import refuse_differences, save_model_file
@@ -32,13 +33,6 @@ from polydet.engine.weight_files import CheckpointError, read_checkpoint
 from polydet.engine.weights import weights_in
 from polydet.model_file import is_model_file, read_header
 from polydet.model_zoo.hub import fetch, is_hub_name
-
-
-def config_root() -> Path:
-    """The folder ``configs/``: inside the installed package, else beside it in a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    installed = package / "_configs"
-    return installed if installed.is_dir() else package.parent / "configs"
 
 
 def list_configs() -> list[str]:

@@ -37,7 +37,7 @@ def eval_datasets(row: Row) -> Any:
 
 
 def _odinw(row: Row, names: list[str], split: str) -> list[str]:
-    """The stated sets that a run can be asked for: by `odinw.set`, or all at once as `dataloader.odinw13`."""
+    """The stated sets that a run can be asked for: by `odinw.set`, or all at once as `dataloader.groups.odinw13`."""
     cfg = row.cfg.copy()
     cards = {name: f"odinw_{ODINW.get(name, name)}_{split}" for name in names}
     if "odinw" not in cfg:

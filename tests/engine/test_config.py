@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from polydet.engine.config import ConfigError, flatten, load_config, save_config, stage_config
 from polydet.engine.output import prepare_output
@@ -12,11 +13,11 @@ import torch
 from detectron2.config import LazyCall as L
 from polydet.engine.optim import lr_schedule, param_groups
 
-model = L(torch.nn.Linear)(in_features=4, out_features="${train.width}")
+model = L(torch.nn.Linear)(in_features=4, out_features="${train.pictures}")
 dataloader = dict(train=dict(total_batch_size=2), test_datasets=["a", "b"])
 optimizer = L(torch.optim.SGD)(params=L(param_groups)(lr="${..lr}", weight_decay=0.0), lr=0.1)
 lr_multiplier = L(lr_schedule)(kind="constant")
-train = dict(width=3, max_iter=10, flag=False, clip=dict(kind="none", value=0.0))
+train = dict(pictures=3, max_iter=10, clip_grad=dict(value=0.5))
 """
 
 
@@ -28,11 +29,12 @@ def config(tmp_path):
 
 
 def test_overrides_reach_keys_arguments_and_list_items(config):
-    overrides = ["train.max_iter=5", "model.bias=False", "dataloader.test_datasets.1=c", "train.clip={kind: norm}"]
-    cfg = load_config(config, [*overrides, "+train.extra=1", "~train.flag", "optimizer.lr=2"])
-    assert cfg.train.max_iter == 5 and cfg.model.bias is False and cfg.train.extra == 1 and "flag" not in cfg.train
+    overrides = ["train.max_iter=5", "model.bias=False", "dataloader.test_datasets.1=c", "train.clip_grad={kind: norm}"]
+    more = ["+model.dtype=float", "~train.max_epochs", "optimizer.lr=2", "+odd=1", "+model.device=${odd}"]
+    cfg = load_config(config, [*overrides, *more])
+    assert cfg.train.max_iter == 5 and cfg.model.bias is False and cfg.model.dtype == "float" and cfg.model.device == 1
     assert list(cfg.dataloader.test_datasets) == ["a", "c"]
-    assert cfg.train.clip == {"kind": "norm", "value": 0.0}
+    assert cfg.train.clip_grad == {"kind": "norm", "value": 0.5} and cfg.train.max_epochs == 0
     assert cfg.model.out_features == 3 and cfg.optimizer.params.lr == 2
 
 
@@ -42,11 +44,11 @@ def test_overrides_reach_keys_arguments_and_list_items(config):
         ("train.max_itr=5", "did you mean 'train.max_iter'"),
         ("modle.bias=False", "did you mean 'model.bias'"),
         ("model.biass=False", "did you mean 'model.bias'"),
-        ("train.clip={kid: norm}", "did you mean 'train.clip.kind'"),
+        ("train.clip_grad={kid: norm}", "did you mean 'train.clip_grad.kind'"),
         ("train.max_iter=many", "is not one"),
-        ("train.clip=norm", "group of keys"),
+        ("train.clip_grad=norm", "group of keys"),
         ("dataloader.test_datasets.7=c", "list of 2 items"),
-        ("~train.flg", "did you mean 'train.flag'"),
+        ("~train.sead", "did you mean 'train.seed'"),
         ("train.max_iter.x=1", "unknown config key"),
         ("train.max_iter", "cannot parse"),
     ],
@@ -87,17 +89,17 @@ from omegaconf import OmegaConf
 import torch
 from detectron2.config import LazyCall as L
 
-train = dict(output_dir="outer", width=8)
+train = dict(output_dir="outer", pictures=8)
 shared = dict(width=7)
-_model = L(torch.nn.Linear)(in_features="${..train.width}", out_features="${train.width}")
-_first = OmegaConf.create(dict(model=_model, train=dict(width=2), names=["${train.width}", L(torch.nn.Identity)()],
-                               kind=int),
+_model = L(torch.nn.Linear)(in_features="${..train.pictures}", out_features="${train.pictures}")
+_loader = dict(names=["${train.pictures}", L(torch.nn.Identity)()])
+_first = OmegaConf.create(dict(model=_model, train=dict(pictures=2), dataloader=dict(train=_loader)),
                           flags={"allow_objects": True})
 stages = dict(
     first=_first,
-    second=dict(model=L(torch.nn.Linear)(in_features="${shared.width}"), train=dict(late="${nowhere.yet}")),
+    second=dict(model=L(torch.nn.Linear)(in_features="${shared.width}"), train=dict(output_dir="${nowhere.yet}")),
     third=dict(model=dict(width="${....shared.width}")),
-    fourth=dict(model=dict(width="${nowhere.yet}"), shared=dict(width=1)),
+    fourth=dict(model=dict(width="${nowhere.yet}", more="${shared.width}"), shared=dict(width=1)),
 )
 """
 
@@ -105,14 +107,14 @@ stages = dict(
 def test_a_stage_resolves_its_own_keys(tmp_path):
     path = tmp_path / "stages.py"
     path.write_text(STAGES)
-    cfg = load_config(path, ["stages.first.train.width=3"])
+    cfg = load_config(path, ["stages.first.train.pictures=3"])
     assert cfg.stages.first.model.out_features == 8  # what the tree alone would give
     first = stage_config(cfg, "first")
-    assert (first.model.in_features, first.model.out_features, first.names[0]) == (3, 3, 3)
-    first.train.width = 4
-    assert first.model.out_features == 4 and cfg.stages.first.train.width == 3
-    first.kind = float  # objects stay allowed
-    first.kind = "plain"
+    assert (first.model.in_features, first.model.out_features, first.dataloader.train.names[0]) == (3, 3, 3)
+    first.train.pictures = 4
+    assert first.model.out_features == 4 and cfg.stages.first.train.pictures == 3
+    first.model._target_ = torch.nn.Bilinear  # objects stay allowed
+    first.model._target_ = torch.nn.Linear
     save_config(first, tmp_path / "first.yaml")
     assert load_config(tmp_path / "first.yaml").model.out_features == 4
 
