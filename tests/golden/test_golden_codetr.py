@@ -33,7 +33,7 @@ CO_DINO = {**SMALL, "queries.select_padding": "always", "queries.num_queries": 1
 CO_DEFORMABLE = {**SMALL, "queries.num_queries": 300, "queries.select_padding": "always", "postprocess.num": 60}
 MEMBERS = {
     "co_dino": ("codetr/table4_co_dino_5scale_r50_12ep", CO_DINO, ("padded", "empty", "canvas")),
-    "co_deformable": ("codetr/table3_deformable_detr_pp_r50_12ep_k2", CO_DEFORMABLE, ("padded", "empty")),
+    "co_deformable": ("codetr/table3_deformable_detr_pp_r50_12ep_k2", CO_DEFORMABLE, ("padded_3", "empty")),
 }
 RPN = "anchors in a batch's padding teach the RPN"
 PENDING = {("co_dino", "padded"): RPN, ("co_deformable", "padded"): RPN}
