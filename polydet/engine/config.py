@@ -280,10 +280,11 @@ def _set(cfg: DictConfig, key: str, value: Any) -> None:
     if isinstance(parent, ListConfig):
         parent[int(name)] = value
         return
-    if name not in parent and not _is_argument(parent, name):
+    if name not in parent and not _is_argument(parent, name) and not _is_free_mapping(cfg, key.rpartition(".")[0]):
         raise ConfigError(_unknown(cfg, key))
     current = None if name not in parent or OmegaConf.is_interpolation(parent, name) else parent[name]
-    if isinstance(value, dict) and isinstance(current, DictConfig) and "_target_" not in value:
+    whole = isinstance(value, dict) and _is_free_mapping(cfg, key)
+    if isinstance(value, dict) and isinstance(current, DictConfig) and "_target_" not in value and not whole:
         for sub, item in value.items():
             _set(cfg, f"{key}.{sub}", item)
         return
@@ -328,6 +329,17 @@ def _is_argument(node: DictConfig, name: str) -> bool:
         return False
     accepted = _parameters(_target(node))
     return accepted is None or name in accepted
+
+
+def _is_free_mapping(cfg: DictConfig, key: str) -> bool:
+    """Whether the key is an argument that maps names of the user's own, such as the patterns of ``lr_factors``."""
+    *path, name = key.split(".")
+    node = OmegaConf.select(cfg, ".".join(path)) if path else None
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        return False
+    signature = _signature(_target(node))
+    parameter = signature.parameters.get(name) if signature else None
+    return parameter is not None and "Mapping[str, float]" in str(parameter.annotation)
 
 
 def _unknown(cfg: DictConfig, key: str) -> str:

@@ -162,3 +162,24 @@ def test_a_folder_of_another_config_is_not_overwritten(tmp_path):
     assert load_config(folder / "config_eval.yaml").source.file == str(configs[1])
     prepare_output(load_config(folder / "config.yaml"), resume=False, eval_only=False)
     assert prepare_output(two, resume=True, eval_only=False) == folder
+
+
+FACTORS = (
+    "optimizer = dict(_target_='polydet.engine.optim.param_groups', lr=1.0, weight_decay=0.0, lr_factors={'a': 0.5})"
+)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("optimizer.lr_factors={bottom_up: 0.1}", {"bottom_up": 0.1}),
+        ("optimizer.lr_factors={backbone.bottom_up: 0.1, head: 2}", {"backbone.bottom_up": 0.1, "head": 2}),
+        ("optimizer.lr_factors.bottom_up=0.1", {"a": 0.5, "bottom_up": 0.1}),
+    ],
+)
+def test_patterns_of_ones_own_are_set_without_a_plus(override, expected, tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text(f"{FACTORS}\nmodel = dataloader = lr_multiplier = dict()\ntrain = dict(output_dir='x')\n")
+    assert load_config(path, [override]).optimizer.lr_factors == expected
+    with pytest.raises(ConfigError, match="lr_factors"):
+        load_config(path, ["optimizer.lr_factor={bottom_up: 0.1}"])
