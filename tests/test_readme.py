@@ -130,6 +130,11 @@ def folder(tmp_path_factory):
         world = folder / "datasets" / "shapeworld" / VERSION / part
         world.mkdir(parents=True)
         write_part(part, world, {"train": 8, "val": 2})
+    (folder / "datasets" / "cards").mkdir()
+    for split in ("train", "val"):  # what docs call their reader's own data
+        world = f"shapeworld/{VERSION}/coco"
+        card = f"json_file: {world}/instances_{split}.json\nimage_root: {world}/{split}\n"
+        (folder / "datasets" / "cards" / f"my_{split}.yaml").write_text(card)
     patch = pytest.MonkeyPatch()
     patch.chdir(folder)
     patch.setenv("DETECTRON2_DATASETS", str(folder / "datasets"))

@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"card: {path}")
     print(
         "train on it with, for example:\n  python tools/lazyconfig_train_net.py --config-file "
-        f"configs/scaledet_swinb.py 'dataloader.train.datasets=[{args.name}]'"
+        f"configs/finetune/scaledet.py 'dataloader.train.datasets=[{args.name}]'"
     )
     return 0
 

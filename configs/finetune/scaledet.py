@@ -42,6 +42,7 @@ model.roi_heads.update(
 )
 model.roi_heads.label_loss.update(soft_weight=AUTO, hl_scope=AUTO, federated=AUTO)
 model.text_encoder = L(MiniLMEncoder)()
+model.on_vocabulary_mismatch = "transfer"  # train.init_checkpoint may know other words
 model.templates = "a"
 
 recipe = recipe_of(lr=(1e-3, 2e-4), keys={**pyramid(model), **_keys})

@@ -5,6 +5,7 @@ A config with a node ``recipe`` has the value ``"auto"`` where a quantity of its
     recipe = dict(
         speed="auto",                                        # fast, gpu, or what the machine is
         fast=dict(batch=4, lr=1e-3, visits=300), gpu=dict(batch=16, lr=2e-4, visits=90_000),
+        released=dict(finest=3, coarsest=7),                 # levels of published weights, for train.init_checkpoint
         keys=dict(short="dataloader.train.mapper.augmentations.short", lr="optimizer.lr"),
     )
 
@@ -15,6 +16,7 @@ the config or an override states wins, and the other quantities follow from it. 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,11 +24,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from polydet.data import data_statistics
 from polydet.engine.errors import ConfigError
-from polydet.engine.recipe_rules import RULES, Facts
+from polydet.engine.file_config import load_model_config
+from polydet.engine.recipe_rules import PARTS, RULES, Facts
+from polydet.engine.trust import read_yaml_config
+from polydet.model_file import is_model_file
 
 AUTO = "auto"
 SPEEDS = ("fast", "gpu")
-_OPTIONS = {"speed", "keys", *SPEEDS}
+_OPTIONS = {"speed", "keys", "released", *SPEEDS}
 
 
 def resolve_recipe(cfg: DictConfig) -> list[str]:
@@ -83,5 +88,26 @@ def _facts(cfg: DictConfig, recipe: DictConfig) -> Facts:
         value = OmegaConf.select(cfg, key)
         if value != AUTO:
             given[quantity] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-    base: Any = OmegaConf.to_container(recipe[speed])
-    return Facts(data_statistics(list(cfg.dataloader.train.datasets)), speed, base, given)
+    base: Any = {**OmegaConf.to_container(recipe[speed]), "released": dict(recipe.released)}  # type: ignore[dict-item]
+    data = data_statistics(list(cfg.dataloader.train.datasets))
+    start = str(cfg.train.init_checkpoint or "")
+    facts = Facts(data, speed, base, "released" if start else "", given)
+    if origin := _config_of(start):
+        facts.start = "own"
+        for quantity, key in recipe["keys"].items():
+            value = OmegaConf.select(origin, key)
+            if quantity in PARTS and quantity not in given and value is not None:
+                facts.chosen[quantity] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+                facts.reasons[quantity] = f"as in {start}"
+    return facts
+
+
+def _config_of(checkpoint: str) -> DictConfig | None:
+    """The config of the run that wrote a checkpoint, or of a model file; None for weights of others."""
+    path = Path(checkpoint)
+    if not checkpoint or not path.is_file():
+        return None
+    if is_model_file(path):
+        return load_model_config(path)
+    config = path.parent / "config.yaml"
+    return read_yaml_config(config) if config.is_file() else None

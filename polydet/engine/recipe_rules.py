@@ -18,6 +18,8 @@ from polydet.data import DataStatistics
 
 Rule = Callable[["Facts"], tuple[Any, str]]
 RULES: dict[str, Rule] = {}
+PARTS: set[str] = set()  # quantities that the shapes of weights follow from
+RELEASED = "as in the weights of train.init_checkpoint"
 PAPER_LABELS = 2249  # joint labels of ScaleDet's training sets, which its lambda = 10 is for
 
 
@@ -29,13 +31,16 @@ class Facts:
         data: of the training cards.
         speed: ``fast`` (two CPU cores, minutes) or ``gpu`` (one GPU, an hour).
         base: the config's own ``batch``, ``lr`` for it, and ``visits`` (images shown in a training) at this speed.
+        start: what training starts from: ``""`` (the backbone's own weights), ``own`` (a model whose parts are in
+            ``chosen``), or ``released`` (a published model, whose levels ``base["released"]`` holds).
         chosen: quantities that are given by the config or an override, and those that were decided.
         reasons: of those that were decided, in the order of decision.
     """
 
     data: DataStatistics
     speed: str
-    base: Mapping[str, float]
+    base: Mapping[str, Any]
+    start: str = ""
     chosen: dict[str, Any] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
 
@@ -44,6 +49,11 @@ class Facts:
         if quantity not in self.chosen:
             self.chosen[quantity], self.reasons[quantity] = RULES[quantity](self)
         return self.chosen[quantity]
+
+    @property
+    def released(self) -> bool:
+        """Whether parts must have the published size."""
+        return self.start == "released"
 
     @property
     def fast(self) -> bool:
@@ -63,6 +73,12 @@ def rule(function: Rule) -> Rule:
     """Make a function the rule of the quantity that it is named after."""
     RULES[function.__name__] = function
     return function
+
+
+def part(function: Rule) -> Rule:
+    """A rule of a quantity that the shapes or the meaning of weights follow from."""
+    PARTS.add(function.__name__)
+    return rule(function)
 
 
 # images ---------------------------------------------------------------------------------------------------------------
@@ -92,59 +108,63 @@ def max_size(facts: Facts) -> tuple[int, str]:
 # pyramid --------------------------------------------------------------------------------------------------------------
 
 
-@rule
+@part
 def finest(facts: Facts) -> tuple[int, str]:
     """Finest level, by its exponent of 2: small boxes span five of its cells, as far as the backbone has it."""
     side = facts.small_side()
+    if facts.released:
+        return facts.base["released"]["finest"], RELEASED
     level = int(np.clip(math.floor(math.log2(side / 5)), 2, 3))
     return level, f"small boxes are {side:.0f} px, {side / 2**level:.0f} cells of stride {2**level}"
 
 
-@rule
+@part
 def coarsest(facts: Facts) -> tuple[int, str]:
     """Coarsest level."""
+    if facts.released:
+        return facts.base["released"]["coarsest"], RELEASED
     largest = float(np.quantile(facts.sides().max(1), 0.95))
     level = 7 if largest >= 512 else 6
     return level, f"large boxes are {largest:.0f} px long"
 
 
-@rule
+@part
 def levels(facts: Facts) -> tuple[list[str], str]:
     """Names of the pyramid's levels."""
     return [f"p{k}" for k in _exponents(facts)], "finest to coarsest"
 
 
-@rule
+@part
 def num_levels(facts: Facts) -> tuple[int, str]:
     """How many levels."""
     return len(_exponents(facts)), "finest to coarsest"
 
 
-@rule
+@part
 def strides(facts: Facts) -> tuple[list[int], str]:
     """Pixels between cells of each level."""
     return [2**k for k in _exponents(facts)], "of the levels"
 
 
-@rule
+@part
 def body_levels(facts: Facts) -> tuple[list[str], str]:
     """Maps of the backbone that the pyramid reads."""
     return [f"res{k}" for k in range(facts.get("finest"), 6)], "from the finest level on"
 
 
-@rule
+@part
 def roi_levels(facts: Facts) -> tuple[list[str], str]:
     """Levels that regions are pooled from."""
     return [f"p{k}" for k in range(facts.get("finest"), 6)], "those that the backbone has"
 
 
-@rule
+@part
 def roi_strides(facts: Facts) -> tuple[list[int], str]:
     """Their strides."""
     return [2**k for k in range(facts.get("finest"), 6)], "of the levels"
 
 
-@rule
+@part
 def roi_scales(facts: Facts) -> tuple[list[float], str]:
     """One over their strides."""
     return [1 / 2**k for k in range(facts.get("finest"), 6)], "of the levels"
@@ -198,42 +218,55 @@ def anchor_octaves(facts: Facts) -> tuple[list[list[float]], str]:
 # width and start ------------------------------------------------------------------------------------------------------
 
 
-def _by_speed(name: str, fast: Any, gpu: Any) -> None:
-    RULES[name] = lambda facts: (fast if facts.fast else gpu, f"speed={facts.speed}")
+def _by_speed(name: str, fast: Any, gpu: Any, of_model: bool = True) -> None:
+    """A quantity that only the speed decides; a part of the model has the size ``gpu`` for released weights too."""
+    if of_model:
+        PARTS.add(name)
+    RULES[name] = lambda facts: (
+        (gpu, RELEASED) if of_model and facts.released else (fast if facts.fast else gpu, f"speed={facts.speed}")
+    )
 
 
 _by_speed("backbone", "tf_efficientnet_lite0", "resnet50.tv_in1k")
 _by_speed("channels", 64, 256)
 _by_speed("dim", 128, 256)
-_by_speed("noised_queries", 30, 100)
+_by_speed("noised_queries", 30, 100, of_model=False)
 _by_speed("tower_convs", 1, 4)
 _by_speed("fc_dims", [256, 256], [1024, 1024])
 _by_speed("pooler", 5, 7)
 _by_speed("layers", 3, 6)
 _by_speed("ffn_dim", 256, 2048)
-_by_speed("workers", 1, 4)
-_by_speed("precision", "float32", "bfloat16")
+_by_speed("workers", 1, 4, of_model=False)
+_by_speed("precision", "float32", "bfloat16", of_model=False)
 
 
 @rule
-def weights(facts: Facts) -> tuple[str, str]:
+def weights(facts: Facts) -> tuple[str | None, str]:
     """ImageNet weights of the backbone."""
+    if facts.start:
+        return None, "train.init_checkpoint brings them"
     name = facts.get("backbone")
     return (f"package:{name}", "ships as a package") if name in PACKAGES else ("timm", "timm's own")
 
 
-@rule
+@part
 def pixel_mean(facts: Facts) -> tuple[list[float], str]:
     """Mean of the images that the weights are for."""
     lite = facts.get("backbone") in PACKAGES
     return ([127.0] * 3 if lite else [123.675, 116.28, 103.53]), f"of {facts.get('backbone')}"
 
 
-@rule
+@part
 def pixel_std(facts: Facts) -> tuple[list[float], str]:
     """Their standard deviation."""
     lite = facts.get("backbone") in PACKAGES
     return ([128.0] * 3 if lite else [58.395, 57.12, 57.375]), f"of {facts.get('backbone')}"
+
+
+@part
+def box_convs(facts: Facts) -> tuple[list[int], str]:
+    """Convs of Faster R-CNN's box head."""
+    return ([256] * 4, RELEASED) if facts.released else ([], "two linear layers learn faster")
 
 
 # how many -------------------------------------------------------------------------------------------------------------
@@ -312,6 +345,10 @@ def warmup(facts: Facts) -> tuple[int, str]:
 def lr(facts: Facts) -> tuple[float, str]:
     """Learning rate of AdamW: by the square root of the batch."""
     scale = math.sqrt(facts.get("batch") / facts.base["batch"])
+    if facts.released:
+        return float(
+            f"{facts.base['lr'] * scale / 4:.3g}"
+        ), "a quarter of the rate from ImageNet: all parts are trained"
     reason = f"{facts.base['lr']:g} is for batches of {facts.base['batch']:g}, and goes by the square root"
     return float(f"{facts.base['lr'] * scale:.3g}"), reason
 

@@ -50,7 +50,7 @@ def cards(tmp_path_factory):
 
 
 def decide(card, speed="fast", **chosen):
-    facts = Facts(data_statistics([card]), speed, {"batch": 4, "lr": 1e-3, "visits": 300}, dict(chosen))
+    facts = Facts(data_statistics([card]), speed, {"batch": 4, "lr": 1e-3, "visits": 300}, chosen=dict(chosen))
     return facts.get
 
 
@@ -113,6 +113,14 @@ def test_speed_gpu_is_the_large_model(cards):
     cfg = load("recipe.speed=gpu")
     assert cfg.model.backbone.bottom_up.name == "resnet50.tv_in1k" and cfg.model.backbone.out_channels == 256
     assert cfg.train.amp.dtype == "bfloat16" and cfg.train.eval_period > 0 and cfg.train.max_iter > 100
+
+
+def test_weights_to_start_from_decide_the_size(cards):
+    cfg = load("recipe.speed=fast", "train.init_checkpoint=released.pth")
+    assert cfg.model.backbone.bottom_up.name == "resnet50.tv_in1k" and cfg.model.backbone.bottom_up.weights is None
+    assert cfg.model.proposal_generator.strides == [8, 16, 32, 64, 128] and cfg.model.backbone.out_channels == 256
+    assert cfg.optimizer.lr == pytest.approx(load("recipe.speed=fast").optimizer.lr / 4)
+    assert "all parts are trained" in "\n".join(cfg.source.recipe)
 
 
 def test_several_cards_share_no_negatives(cards):

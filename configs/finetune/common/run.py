@@ -31,8 +31,8 @@ train.clip_grad.update(kind="norm", value=1.0)
 train.amp.dtype = AUTO
 
 
-def recipe_of(lr, keys, fast=None, gpu=None):
-    """The node ``recipe`` of a model: learning rates for batches of 4 and 16, and where its quantities stand."""
+def recipe_of(lr, keys, released=(3, 7)):
+    """The node ``recipe`` of a model: rates for batches of 4 and 16, where its quantities stand, published levels."""
     shared = dict(
         short="dataloader.train.mapper.augmentations.short",
         max_size="dataloader.train.mapper.augmentations.max_size",
@@ -46,8 +46,9 @@ def recipe_of(lr, keys, fast=None, gpu=None):
     )
     return dict(
         speed="auto",
-        fast={"batch": 4, "lr": lr[0], "visits": 300, **(fast or {})},
-        gpu={"batch": 16, "lr": lr[1], "visits": 90_000, **(gpu or {})},
+        fast=dict(batch=4, lr=lr[0], visits=300),
+        gpu=dict(batch=16, lr=lr[1], visits=90_000),
+        released=dict(finest=released[0], coarsest=released[1]),
         keys={**shared, **keys},
     )
 
