@@ -1,5 +1,6 @@
 """The config in a model file."""
 
+import logging
 import os
 from typing import Any
 
@@ -8,6 +9,8 @@ from omegaconf import DictConfig
 from polydet.engine.errors import ConfigError
 from polydet.engine.trust import check_trusted
 from polydet.model_file import THIS_FILE, ModelFileError, read_header
+
+logger = logging.getLogger(__name__)
 
 
 def load_model_config(path: str | os.PathLike[str]) -> DictConfig:
@@ -18,6 +21,8 @@ def load_model_config(path: str | os.PathLike[str]) -> DictConfig:
     Raises:
         ConfigError: a damaged file, or a call that a file may not make.
     """
+    from polydet.engine.settings import defaults  # it stands on the reader of files
+
     try:
         header = read_header(path)
     except ModelFileError as error:
@@ -26,8 +31,23 @@ def load_model_config(path: str | os.PathLike[str]) -> DictConfig:
     if header.get("labels"):
         content["labels"] = {"_target_": "polydet.text.stored_label_space", "file": str(path)}
     if isinstance(content.get("train"), dict):
+        dropped = _drop_unknown(content["train"], defaults(), "train")
+        if dropped:
+            logger.info("%s was trained with settings that are no longer there: %s", path, ", ".join(dropped))
         content["train"]["init_checkpoint"] = str(path)
     return check_trusted(content, str(path))
+
+
+def _drop_unknown(settings: dict[str, Any], known: dict[str, Any], prefix: str) -> list[str]:
+    """Settings of the training say nothing about the use of a model: a file of an earlier version must still open."""
+    dropped = []
+    for key in list(settings):
+        if key not in known:
+            dropped.append(f"{prefix}.{key}")
+            del settings[key]
+        elif isinstance(known[key], dict) and known[key] and isinstance(settings[key], dict):
+            dropped += _drop_unknown(settings[key], known[key], f"{prefix}.{key}")
+    return dropped
 
 
 def _with_path(node: Any, path: str) -> Any:

@@ -352,3 +352,17 @@ def test_a_training_ends_well_where_a_file_cannot_hold_its_model(tmp_path, monke
     monkeypatch.setattr("polydet.engine.portable.portable_config", fail)
     leave_model_file(cfg, model, tmp_path, {})
     assert "a part of one's own" in caplog.text and not list(tmp_path.iterdir())
+
+
+def test_a_file_of_a_version_with_other_settings_of_training_opens(image, files, tmp_path, caplog):
+    caplog.set_level("INFO")
+    path, expected = files("codetr", image)
+    file = read_model_file(path)
+    header = json.loads(json.dumps(file.header))
+    header["config"]["train"]["emma"] = {"decay": 0.5}
+    header["config"]["train"]["amp"]["level"] = "O1"
+    write_model_file(tmp_path / "old.safetensors", ModelFile(header, file.state))
+    torch.testing.assert_close(
+        answer(model_zoo.get(tmp_path / "old.safetensors"), image)[0], expected[0], rtol=0, atol=0
+    )
+    assert "no longer there: " in caplog.text and "train.emma" in caplog.text and "train.amp.level" in caplog.text
