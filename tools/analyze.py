@@ -28,9 +28,9 @@ from torch import Tensor, nn
 
 from polydet import model_zoo
 from polydet.data.card import find_card
+from polydet.engine.build import build_loader
 from polydet.engine.distributed import seed_everything
 from polydet.engine.published import skip_published_weights
-from polydet.engine.run import build_loader
 from polydet.files import write_text
 from polydet.text import OpenClipEncoder
 

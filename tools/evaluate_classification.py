@@ -24,7 +24,7 @@ from polydet.data.augmentations import fixed_resize
 from polydet.engine import CheckpointError, ConfigError
 from polydet.engine.distributed import resolve_device
 from polydet.engine.evaluate import ClassMismatch, classes_of
-from polydet.engine.labels import cards_of, label_space
+from polydet.engine.labels import cards_of, closed_space
 from polydet.evaluation import SameSize, build_evaluator
 from polydet.files import write_text
 from polydet.model_zoo import brings_weights, get, get_config
@@ -46,7 +46,7 @@ def evaluate(cfg: DictConfig, model: nn.Module, dataset: str) -> dict[str, float
     """``mAP`` and the AP of each class, 0 to 100."""
     loader_cfg = cfg.dataloader.test.copy()
     loader_cfg.dataset = dataset
-    space = None if hasattr(model, "set_vocabulary") else label_space(cfg)
+    space = closed_space(cfg, model)
     if space is not None and space.names != label_space_of([dataset]).names:
         raise ClassMismatch(f"{dataset} has other classes than the model was trained on")
     with classes_of(model, dataset, None):

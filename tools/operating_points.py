@@ -20,7 +20,7 @@ from polydet.data import DatasetError, prepare_cards
 from polydet.engine import CheckpointError, ConfigError
 from polydet.engine.distributed import resolve_device
 from polydet.engine.evaluate import ClassMismatch, classes_of
-from polydet.engine.labels import cards_of, label_space
+from polydet.engine.labels import cards_of, closed_space
 from polydet.engine.portable import NAME
 from polydet.evaluation import SameSize
 from polydet.evaluation.operating import OperatingPointEvaluator
@@ -47,7 +47,7 @@ def main(args: argparse.Namespace) -> int:
     loader_cfg = cfg.dataloader.test.copy()
     loader_cfg.dataset = args.dataset
     evaluator = OperatingPointEvaluator(args.dataset, args.iou, args.precision)
-    space = None if hasattr(model, "set_vocabulary") else label_space(cfg)
+    space = closed_space(cfg, model)
     with torch.no_grad(), classes_of(model, args.dataset, space) as view:
         inference_on_dataset(SameSize(view), instantiate(loader_cfg), evaluator)
     points = evaluator.points

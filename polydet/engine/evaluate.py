@@ -17,6 +17,7 @@ from tabulate import tabulate
 from torch import nn
 
 from polydet.data import get_card
+from polydet.engine.labels import is_open_vocabulary
 from polydet.engine.pictures import draw_predictions, save_panels
 from polydet.evaluation import answer_by_size, build_evaluator
 from polydet.files import write_text
@@ -129,7 +130,7 @@ def evaluate(
 def classes_of(model: nn.Module, dataset: str, label_space: LabelSpace | None) -> Any:
     """``model`` predicting the classes of ``dataset`` inside the block."""
     classes = get_card(dataset).classes or ()
-    if hasattr(model, "set_vocabulary"):
+    if is_open_vocabulary(model):
         model.set_vocabulary(list(classes))  # type: ignore[operator]
         try:
             yield model

@@ -52,9 +52,19 @@ def refuse_other_labels(cfg: DictConfig) -> None:
         )
 
 
+def is_open_vocabulary(model: nn.Module) -> bool:
+    """Whether a model takes any words (``set_vocabulary``) rather than having fixed classes."""
+    return hasattr(model, "set_vocabulary")
+
+
+def closed_space(cfg: DictConfig, model: nn.Module) -> LabelSpace | None:
+    """The labels that a model of fixed classes predicts; None for a model of words."""
+    return None if is_open_vocabulary(model) else label_space(cfg)
+
+
 def closed_names(cfg: DictConfig, model: nn.Module) -> tuple[str, ...] | None:
     """The classes of a model that has fixed ones; None for a model of words."""
-    space = None if hasattr(model, "set_vocabulary") else label_space(cfg)
+    space = closed_space(cfg, model)
     return None if space is None else space.names
 
 
@@ -108,7 +118,7 @@ def names_by_name(
             f"trained on {len(old)}: {', '.join(old[:5])} ...; leave it out, the checkpoint knows its classes"
         )
     space = label_space(cfg) if given or old else None
-    if space is None or (complete and hasattr(model, "set_vocabulary")):  # words have a fingerprint of their own
+    if space is None or (complete and is_open_vocabulary(model)):  # words have a fingerprint of their own
         return None
     if given:
         return list(given), space.names

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from polydet.engine.config import ConfigError, load_config
-from polydet.engine.labels import closed_names, label_space, names_by_name, test_size, trained_words
+from polydet.engine.labels import closed_names, is_open_vocabulary, label_space, names_by_name, test_size, trained_words
 from polydet.engine.lazy import config_root
 from polydet.engine.loading import load_file
 from polydet.engine.portable import NAME as MODEL_FILE
@@ -231,7 +231,7 @@ def _operating_points(path: Path) -> dict[str, float]:
 
 def _follow_words(model: nn.Module, metadata: str) -> None:
     """Keep Detectron2's metadata, by which predictions are drawn, at the words that the model is asked for."""
-    if not hasattr(model, "set_vocabulary"):
+    if not is_open_vocabulary(model):
         return
     set_words = model.set_vocabulary
 
@@ -267,10 +267,10 @@ def _build(cfg: DictConfig, weights_follow: bool, vocabulary: Sequence[str] | No
     if weights_follow:
         skip_published_weights(cfg.model)
     model = instantiate(cfg.model)
-    if not vocabulary and hasattr(model, "set_vocabulary") and not current_names(model, ()):
+    if not vocabulary and is_open_vocabulary(model) and not current_names(model, ()):
         model.set_vocabulary(trained_words(cfg))
     if vocabulary:
-        if not hasattr(model, "set_vocabulary"):
+        if not is_open_vocabulary(model):
             raise ConfigError(f"{type(model).__name__} has a closed set of classes; it takes no vocabulary")
         model.set_vocabulary(list(vocabulary))
     return model

@@ -9,7 +9,7 @@ from detectron2.config import instantiate
 
 from polydet.data.shapeworld import generate
 from polydet.engine import load_config
-from polydet.engine.run import build_loader, build_model
+from polydet.engine.build import build_loader, build_model
 from polydet.model_zoo.zoo import config_path
 
 ROWS = sorted(path.stem for path in Path(config_path("detclipv2_swint")).parent.glob("detclipv2/*.py"))

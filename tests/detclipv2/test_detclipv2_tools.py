@@ -20,8 +20,8 @@ from detclipv2.predictor import WordPredictor
 from polydet.data import DatasetCard, DatasetError, card, register_card
 from polydet.data.shapeworld import generate
 from polydet.engine import ConfigError, load_config, save_config, trust
+from polydet.engine.build import eval_period
 from polydet.engine.published import skip_published_weights
-from polydet.engine.run import eval_period
 from polydet.model_zoo.zoo import config_path
 from polydet.text import Vocabulary
 

@@ -15,8 +15,8 @@ from torch import nn
 from polydet.data import DatasetCard, register_card
 from polydet.data.shapeworld.generate import write_part
 from polydet.engine import ConfigError, run, running
+from polydet.engine.build import eval_period
 from polydet.engine.plateau import PlateauSchedule
-from polydet.engine.run import eval_period
 from polydet.engine.running import RunningAverages
 
 COMMON = Path(__file__).resolve().parent.parent.parent / "configs" / "common"
@@ -137,7 +137,6 @@ def test_evaluation_periods_that_cannot_be_meant(keys, length, message):
 def test_evaluation_periods_in_epochs_are_to_the_nearest_step(epochs, length, steps):
     assert eval_period(OmegaConf.create({"eval_period": 0, "eval_period_epochs": epochs}), length) == steps
     assert eval_period(OmegaConf.create({"eval_period": 3, "eval_period_epochs": 0.0}), length) == 3
-    assert eval_period(OmegaConf.create({"eval_period": 3}), length) == 3  # a run saved before the key was
 
 
 class Averaging(nn.Module):

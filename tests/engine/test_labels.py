@@ -10,9 +10,9 @@ from polydet import model_zoo
 from polydet.data import register_card
 from polydet.data.card import find_card
 from polydet.engine import CheckpointError
+from polydet.engine.build import initialise
 from polydet.engine.checkpoint import Checkpointer
 from polydet.engine.labels import label_space, labels_of
-from polydet.engine.run import initialise
 from polydet.text import LabelSpace
 
 NAMES = ("circle", "ring", "square", "star")
