@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -12,7 +12,6 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.poolers import ROIPooler
-from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
 from detectron2.modeling.roi_heads import (
     FastRCNNConvFCHead,
@@ -24,7 +23,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor
 
-from polydet.dense import BACKGROUND
+from polydet.dense import BACKGROUND, FlooredMatcher, PaddingRPN
 
 from .base import AuxiliaryHead, Coordinates
 
@@ -48,12 +47,16 @@ def build_rpn(
     strides: Sequence[int],
     proposals_before_nms: tuple[int, int] = (4000, 1000),
     proposals: int = 1000,
-) -> RPN:
-    """Nine anchors a location, 256 samples an image, NMS 0.7.
+    min_quality: float = 0.3,
+    select_padding: Literal["always", "training", "never"] = "training",
+) -> PaddingRPN:
+    """Nine anchors a location, 256 samples an image, NMS 0.7; anchors in padding are left out of the loss.
 
     Args:
         proposals_before_nms: kept a level in training and at inference.
         proposals: kept an image.
+        min_quality: IoU from which the best anchors of an object are positive whatever the thresholds say.
+        select_padding: see `PaddingRPN`.
     """
     anchors = DefaultAnchorGenerator(
         sizes=[[4.0 * s * 2 ** (i / 3) for i in range(3)] for s in strides],
@@ -61,16 +64,17 @@ def build_rpn(
         strides=list(strides),
         offset=0.0,
     )
-    return RPN(
+    return PaddingRPN(
         in_features=[str(s) for s in strides],
         head=StandardRPNHead(in_channels=in_channels, num_anchors=9),
         anchor_generator=anchors,
-        anchor_matcher=Matcher([0.3, 0.7], [0, -1, 1], allow_low_quality_matches=True),
+        anchor_matcher=FlooredMatcher([0.3, 0.7], [0, -1, 1], min_quality),
         box2box_transform=Box2BoxTransform(weights=(1.0, 1.0, 1.0, 1.0)),
         batch_size_per_image=256,
         positive_fraction=0.5,
         pre_nms_topk=tuple(proposals_before_nms),
         post_nms_topk=(proposals, proposals),
+        select_padding=select_padding,
     )
 
 
@@ -83,7 +87,7 @@ class RCNNHead(AuxiliaryHead):
         conv_dims, fc_dims, norm: of the box head (ViT-L uses four convolutions and one layer, GN).
         class_agnostic: one box an RoI instead of one a class.
         box_weight: weight of the GIoU loss on decoded boxes.
-        proposals_before_nms, proposals: see `build_rpn`.
+        proposals_before_nms, proposals, min_quality, select_padding: see `build_rpn`.
         rois_per_image: sampled in training, a quarter of them positive.
     """
 
@@ -102,6 +106,8 @@ class RCNNHead(AuxiliaryHead):
         box_weight: float = 10.0,
         proposals_before_nms: tuple[int, int] = (4000, 1000),
         proposals: int = 1000,
+        min_quality: float = 0.3,
+        select_padding: Literal["always", "training", "never"] = "training",
         rois_per_image: int = 512,
         score_threshold: float = 0.0,
         nms_threshold: float = 0.5,
@@ -110,7 +116,7 @@ class RCNNHead(AuxiliaryHead):
         super().__init__()
         self.num_classes = num_classes
         self.strides = tuple(strides)
-        self.rpn = build_rpn(in_channels, strides, proposals_before_nms, proposals)
+        self.rpn = build_rpn(in_channels, strides, proposals_before_nms, proposals, min_quality, select_padding)
         pooled = [str(s) for s in (strides[:-1] or strides)]
         scales = tuple(1.0 / int(s) for s in pooled)
         box_head = FastRCNNConvFCHead(

@@ -11,15 +11,21 @@ from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from .assignment import inside_image
+
 
 @dataclass(frozen=True)
 class DenseInference:
-    """Thresholds of inference: class score, candidates kept a level, NMS IoU, detections kept an image."""
+    """Thresholds of inference: class score, candidates kept a level, NMS IoU, detections kept an image.
+
+    `select_padding`: anchors centred in a batch's padding are candidates too (mmdetection).
+    """
 
     score_threshold: float = 0.05
     topk_per_level: int = 1000
     nms_threshold: float = 0.6
     max_detections: int = 100
+    select_padding: bool = False
 
 
 class Decoder(Protocol):
@@ -52,7 +58,10 @@ def select_detections(
     settings = head.settings
     boxes, scores, classes = [], [], []
     for level, level_logits in enumerate(logits):
-        probability = level_logits.sigmoid().flatten()
+        probability = level_logits.sigmoid()
+        if not settings.select_padding:
+            probability = probability.masked_fill(~inside_image(anchors[level], image_size)[:, None], float("-inf"))
+        probability = probability.flatten()
         value, index = probability.topk(min(settings.topk_per_level, len(probability)))
         keep = value > settings.score_threshold
         value, index = value[keep], index[keep]

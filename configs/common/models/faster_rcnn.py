@@ -8,11 +8,12 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.poolers import ROIPooler
-from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
+from detectron2.modeling.proposal_generator import StandardRPNHead
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead, FastRCNNOutputLayers, StandardROIHeads
 
 from aligndet.detectors import num_classes_of
 from polydet.backbones import TimmBackbone
+from polydet.dense import FlooredMatcher, PaddingRPN
 
 model = L(GeneralizedRCNN)(
     backbone=L(FPN)(
@@ -24,7 +25,7 @@ model = L(GeneralizedRCNN)(
         norm="",
         top_block=L(LastLevelMaxPool)(),
     ),
-    proposal_generator=L(RPN)(
+    proposal_generator=L(PaddingRPN)(
         in_features=["p2", "p3", "p4", "p5", "p6"],
         head=L(StandardRPNHead)(in_channels="${...backbone.out_channels}", num_anchors=3),
         anchor_generator=L(DefaultAnchorGenerator)(
@@ -33,13 +34,15 @@ model = L(GeneralizedRCNN)(
             strides=[4, 8, 16, 32, 64],
             offset=0.0,
         ),
-        anchor_matcher=L(Matcher)(thresholds=[0.3, 0.7], labels=[0, -1, 1], allow_low_quality_matches=True),
+        anchor_matcher=L(FlooredMatcher)(thresholds=[0.3, 0.7], labels=[0, -1, 1], min_quality=0.3),
         box2box_transform=L(Box2BoxTransform)(weights=[1.0, 1.0, 1.0, 1.0]),
         batch_size_per_image=256,
         positive_fraction=0.5,
         pre_nms_topk=(2000, 1000),
         post_nms_topk=(1000, 1000),
         nms_thresh=0.7,
+        ignore_padding=True,
+        select_padding="training",
     ),
     roi_heads=L(StandardROIHeads)(
         num_classes=L(num_classes_of)(datasets="${....dataloader.train.datasets}"),
