@@ -18,7 +18,7 @@ model.tta = L(BoxVotingTTA)(short_sides=[960, 1120, 1280, 1440, 1600], max_size=
 optimizer.lr = 5e-5
 lr_multiplier.milestones = [7]
 train.max_epochs = 12.0
-train.ema.update(enabled=True, decay=0.9999)
+train.ema.update(enabled=True, decay=0.9999, exponential_steps=2000.0)
 train.init_checkpoint = train.output_dir + "/model_final.pth"
 train.init.class_names = list(get_card("objects365_v2_train").classes)
 train.output_dir = "./output/codetr/table5_co_dino_vit_l_o365_coco_12ep"

@@ -70,7 +70,9 @@ def build_trainer(cfg: DictConfig, model: nn.Module) -> Trainer:
     optimizer_cfg = cfg.optimizer.copy()
     optimizer_cfg.params.model = model
     optimizer = instantiate(optimizer_cfg)
-    ema = ModelEMA(model, train.ema.decay, train.ema.warmup) if train.ema.enabled else None
+    ema = None
+    if train.ema.enabled:
+        ema = ModelEMA(model, train.ema.decay, train.ema.warmup, train.ema.exponential_steps)
     _say_learning_rate_rule(cfg)
     return Trainer(
         wrap_model(model, train.ddp.find_unused_parameters),

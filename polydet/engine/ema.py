@@ -1,5 +1,6 @@
 """Exponential moving average of a model's parameters."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,18 +16,36 @@ class ModelEMA:
         model: the model that is trained.
         decay: weight of the past at each step; mmdetection's ``momentum`` is ``1 - decay``.
         warmup: use ``min(decay, (1 + step) / (10 + step))``, so that a short run is not dominated by its start.
+        exponential_steps: time constant of another warm-up, 0 for none: ``decay * (1 - exp(-step / constant))``, which
+            is mmdetection's ExpMomentumEMAHook with its `total_iter` of 2000 (the released Co-DINO ViT-L on COCO).
+
+    Raises:
+        ValueError: both warm-ups, or a negative constant.
     """
 
-    def __init__(self, model: nn.Module, decay: float = 0.9999, warmup: bool = False) -> None:
-        self.decay, self.warmup, self.step = decay, warmup, 0
+    def __init__(
+        self, model: nn.Module, decay: float = 0.9999, warmup: bool = False, exponential_steps: float = 0.0
+    ) -> None:
+        if exponential_steps < 0 or (warmup and exponential_steps):
+            raise ValueError(
+                f"train.ema has warmup={warmup} and exponential_steps={exponential_steps}: use one of the two warm-ups, "
+                "with a positive number of steps"
+            )
+        self.decay, self.warmup, self.exponential_steps, self.step = decay, warmup, exponential_steps, 0
         self.exchanged = False
         self.average = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+    def decay_now(self) -> float:
+        """Weight of the past at the present step, counted from 1."""
+        if self.exponential_steps:
+            return self.decay * -math.expm1(-self.step / self.exponential_steps)
+        return min(self.decay, (1 + self.step) / (10 + self.step)) if self.warmup else self.decay
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Move the average towards ``model``; called once after every optimiser step."""
         self.step += 1
-        decay = min(self.decay, (1 + self.step) / (10 + self.step)) if self.warmup else self.decay
+        decay = self.decay_now()
         parameters = dict(model.named_parameters())
         for name, average in self.average.items():
             average.lerp_(parameters[name].detach().to(average.dtype), 1.0 - decay)

@@ -79,6 +79,9 @@ class Ema:
     )  # fmt: skip
     decay: float = setting(0.9999, "what the average keeps of itself in a step", least=0, most=1)
     warmup: bool = setting(False, "begin with a smaller decay")
+    exponential_steps: float = setting(
+        0.0, "begin with a decay that rises exponentially, with this time constant (2000 in mmdetection)", least=0
+    )
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """The training step against plain torch, resume, averaging, and the hooks that stop silent failures."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -143,6 +144,27 @@ def test_ema_follows_the_definition_and_steps_aside():
     torch.testing.assert_close(warm.average["linear.weight"], start + 1 + (1 - 2 / 11))
     with pytest.raises(KeyError):
         ema.load_state_dict({"step": 1, "average": {}})
+
+
+def test_exponential_warmup_of_ema_is_that_of_the_released_co_dino():
+    """ExpMomentumEMAHook: momentum (1 - m) exp(-(1 + i) / 2000) + m at iteration i, m = 1e-4."""
+    model = Model()
+    ema = ModelEMA(model, decay=0.9999, exponential_steps=2000)
+    expected, momenta = model.linear.weight.detach().clone(), []
+    for i in range(3):
+        with torch.no_grad():
+            model.linear.weight += 1
+        ema.update(model)
+        momenta.append((1 - 1e-4) * math.exp(-(1 + i) / 2000) + 1e-4)
+        expected += momenta[-1] * (model.linear.weight.detach() - expected)
+        assert 1 - ema.decay_now() == pytest.approx(momenta[-1])
+    torch.testing.assert_close(ema.average["linear.weight"], expected)
+    assert momenta[0] == pytest.approx(0.9995, abs=1e-5)  # the average starts as the weights themselves
+    ema.step = 40000
+    assert ema.decay_now() == pytest.approx(0.9999, abs=1e-8)
+    for wrong in ({"warmup": True, "exponential_steps": 2000}, {"exponential_steps": -1}):
+        with pytest.raises(ValueError, match="exponential_steps"):
+            ModelEMA(model, **wrong)
 
 
 def test_a_non_finite_step_stops_before_weights_change_and_can_be_replayed(tmp_path):
