@@ -7,4 +7,3 @@ from .table2_deformable_detr_r50_36ep_k0 import dataloader, lr_multiplier, model
 
 co_deformable(model, ("atss",))
 model._target_ = EncoderDetector
-optimizer.params.lr_factors = {r"^backbone\.bottom_up\.": 0.1, "sampling_offsets": 0.1}

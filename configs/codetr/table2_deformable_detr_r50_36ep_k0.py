@@ -2,11 +2,11 @@
 
 from ..common.detr_training import dataloader, lr_multiplier, optimizer, train
 from ..common.models.deformable_detr import model
+from ..common.optim import deformable_rates
 
 model.backbone.bias = False  # mmdetection, which the code builds on, has none before a norm
 dataloader.train.total_batch_size = 32
-optimizer.lr = 2e-4
-optimizer.params.lr_factors[r"sampling_offsets|^queries\.reference"] = 0.1
+deformable_rates(optimizer)
 train.max_epochs = 36.0
 train.reference_batch_size = 32
 lr_multiplier.milestones = [30]

@@ -2,8 +2,8 @@
 
 from ..common.detr_training import dataloader, lr_multiplier, optimizer, train
 from ..common.models.deformable_detr_pp import model
+from ..common.optim import deformable_rates
 
 model.backbone.bias = False  # mmdetection, which the code builds on, has none before a norm
-optimizer.lr = 2e-4
-optimizer.params.lr_factors["sampling_offsets"] = 0.1
+deformable_rates(optimizer)
 train.reference_batch_size = 16

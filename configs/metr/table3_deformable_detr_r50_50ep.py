@@ -1,4 +1,7 @@
-"""Table 3: Deformable-DETR, 300 queries, 50 epochs, batch 16; feed-forward width 2048, which METR weights fit."""
+"""Table 3: Deformable-DETR, 300 queries, 50 epochs, batch 16; feed-forward width 2048, which METR weights fit.
+
+The rates are the paper's; `deformable_rates` of `configs/common/optim.py` has those of Deformable-DETR's repository.
+"""
 
 from ..common.detr_training import dataloader, lr_multiplier, optimizer, train
 from ..common.models.deformable_detr import model

@@ -105,6 +105,29 @@ def test_rows_build_with_their_optimiser(row: str) -> None:
     assert cfg.train.clip_grad.value == 0.1
 
 
+@pytest.mark.parametrize(
+    ("row", "rate", "factor"),
+    [
+        ("codetr/table2_deformable_detr_r50_36ep_k0.py", 2e-4, 0.1),  # the rates of Deformable-DETR's repository
+        ("codetr/table3_deformable_detr_pp_r50_12ep_k0.py", 2e-4, 0.1),
+        ("metr/table3_deformable_detr_r50_50ep.py", 1e-4, 1.0),  # METR's paper states its own
+    ],
+)
+def test_where_attention_looks_learns_at_its_authors_rate(row: str, rate: float, factor: float) -> None:
+    cfg = load_config(config_root() / row)
+    cfg.model.backbone.bottom_up.weights = None
+    with torch.device("meta"):
+        model = instantiate(cfg.model)
+    cfg.optimizer.params.model = model
+    rates = {id(p): g["lr"] for g in instantiate(cfg.optimizer).param_groups for p in g["params"]}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        slow = "sampling_offsets" in name or name.startswith("queries.reference")
+        expected = rate * (factor if slow else 0.1 if name.startswith("backbone.bottom_up.") else 1.0)
+        assert rates[id(parameter)] == pytest.approx(expected), name
+
+
 @pytest.mark.parametrize("name", QUICKSTARTS)
 def test_quickstarts_build(name: str) -> None:
     cfg = load_config(config_root() / "quickstart" / "detr" / name)
