@@ -22,7 +22,7 @@ def box_centers(boxes: Tensor) -> Tensor:
 
 
 def inside_image(anchors: Tensor, image_size: tuple[int, int], multiple: int = 1) -> Tensor:
-    """Anchors whose centre lies in the image, not in the padding of the batch.
+    """Anchors whose centre lies in the image, not in the padding of the batch; on its right or lower edge is outside.
 
     Args:
         anchors: `[N, 4]` xyxy pixels.
@@ -34,7 +34,8 @@ def inside_image(anchors: Tensor, image_size: tuple[int, int], multiple: int = 1
         `[N]` bool.
     """
     height, width = (-(-side // multiple) * multiple for side in image_size)
-    return (box_centers(anchors) < anchors.new_tensor([width, height])).all(dim=-1)
+    # centres are multiples of half a pixel, but for the rounding of corners that are none
+    return (box_centers(anchors) < anchors.new_tensor([width - 0.01, height - 0.01])).all(dim=-1)
 
 
 def atss_candidates(anchors: Sequence[Tensor], gt_boxes: Tensor, topk: int) -> Tensor:

@@ -49,6 +49,8 @@ class PaddingRPN(RPN):
     Args:
         ignore_padding: anchors in padding are left out of the loss and the matching (mmdetection); False: they are
             background (Detectron2).
+        valid_multiple: they begin where the image's size ends, rounded up to a multiple of this: 32 where a pipeline of
+            mmdetection pads every image to a multiple of 32.
         select_padding: when anchors in padding propose: "always" (both codebases), "training" or "never".
         kwargs: of Detectron2's RPN.
     """
@@ -57,13 +59,15 @@ class PaddingRPN(RPN):
         self,
         *,
         ignore_padding: bool = True,
+        valid_multiple: int = 1,
         select_padding: Literal["always", "training", "never"] = "training",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if select_padding not in ("always", "training", "never"):
             raise ValueError(f"select_padding must be always, training or never, got {select_padding!r}")
-        self.ignore_padding, self.select_padding = ignore_padding, select_padding
+        self.ignore_padding, self.valid_multiple = ignore_padding, valid_multiple
+        self.select_padding = select_padding
 
     @torch.no_grad()
     def label_and_sample_anchors(
@@ -75,7 +79,7 @@ class PaddingRPN(RPN):
         every = Boxes.cat(anchors)
         labels, boxes = [], []
         for target in gt_instances:
-            inside = inside_image(every.tensor, target.image_size)
+            inside = inside_image(every.tensor, target.image_size, self.valid_multiple)
             quality = retry_if_cuda_oom(pairwise_iou)(target.gt_boxes, every)
             quality = quality.masked_fill(~inside.to(quality.device), 0.0)  # no object's best anchor either
             index, label = retry_if_cuda_oom(self.anchor_matcher)(quality)

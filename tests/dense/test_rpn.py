@@ -106,6 +106,9 @@ def test_anchors_in_padding_are_neither_background_nor_an_objects_best():
         outside = ~inside_image(anchors, size)
         assert outside.any() and (labels[outside] == -1).all() == (options == {} and kind is PaddingRPN)
         assert (labels == 1).any() and (labels[~outside] == 0).any()
+    anchors, (labels,), _ = positives(made(valid_multiple=32), border)  # 96 and 112 become 96 and 128
+    assert (labels[~inside_image(anchors, (96, 128))] == -1).all()
+    assert (labels[inside_image(anchors, (96, 128)) & ~inside_image(anchors, size)] == 0).any()
     anchors, labels, boxes = positives(made(), border, truth([], size))
     assert not (labels[1] == 1).any() and (labels[1][~inside_image(anchors, size)] == -1).all()
     assert boxes[0][labels[0] == 1].unique(dim=0).tolist() == border.gt_boxes.tensor.tolist()

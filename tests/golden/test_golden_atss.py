@@ -8,6 +8,7 @@ from golden_file import load_golden
 
 from polydet.backbones import fpn_p3_p7
 from polydet.dense import ATSSHead, OneStageDetector
+from polydet.dense.postprocess import DenseInference
 
 CHANNELS = 64
 RULES = {
@@ -38,7 +39,8 @@ def golden():
 
 @pytest.fixture(scope="module")
 def model(golden):
-    head = ATSSHead(CHANNELS, golden.num_classes, [8, 16, 32, 64, 128], channels=CHANNELS)
+    inference = DenseInference(select_padding=True)  # mmdetection's candidates
+    head = ATSSHead(CHANNELS, golden.num_classes, [8, 16, 32, 64, 128], channels=CHANNELS, inference=inference)
     model = OneStageDetector(fpn_p3_p7(Body(), CHANNELS), head)
     load_drawn(model, golden, from_mmdet)
     return model

@@ -35,8 +35,7 @@ MEMBERS = {
     "co_dino": ("codetr/table4_co_dino_5scale_r50_12ep", CO_DINO, ("padded", "empty", "canvas")),
     "co_deformable": ("codetr/table3_deformable_detr_pp_r50_12ep_k2", CO_DEFORMABLE, ("padded_3", "empty")),
 }
-RPN = "anchors in a batch's padding teach the RPN"
-PENDING = {("co_dino", "padded"): RPN, ("co_deformable", "padded_3"): RPN}
+PENDING: dict[tuple[str, str], str] = {}
 HEADS = {
     "loss_rpn_cls": "aux0_faster_rcnn_rpn_cls",
     "loss_rpn_bbox": "aux0_faster_rcnn_rpn_loc",

@@ -42,6 +42,7 @@ model = L(GeneralizedRCNN)(
         post_nms_topk=(1000, 1000),
         nms_thresh=0.7,
         ignore_padding=True,
+        valid_multiple=32,
         select_padding="training",
     ),
     roi_heads=L(StandardROIHeads)(
