@@ -28,8 +28,8 @@ class ModelEMA:
     ) -> None:
         if exponential_steps < 0 or (warmup and exponential_steps):
             raise ValueError(
-                f"train.ema has warmup={warmup} and exponential_steps={exponential_steps}: use one of the two warm-ups, "
-                "with a positive number of steps"
+                f"train.ema has warmup={warmup} and exponential_steps={exponential_steps}: use one of the two "
+                "warm-ups, with a positive number of steps"
             )
         self.decay, self.warmup, self.exponential_steps, self.step = decay, warmup, exponential_steps, 0
         self.exchanged = False
