@@ -26,7 +26,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from polydet.backbones import TimmBackbone
 
-# chosen on the train parts of the development sets by `real_photos.py --folds`
+# as wide and as large as `finetune/faster_rcnn` at speed=fast; sizes of images and anchors may follow a set by --set
 SETTINGS: dict[str, Any] = dict(
     steps=75,
     batch=4,

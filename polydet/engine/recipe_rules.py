@@ -1,7 +1,7 @@
 """Rules of a recipe: one function for each quantity that follows from the data and the machine.
 
-A rule takes the `Facts` and gives (value, reason).  Sizes are pixels of the network's input.  The numbers in them were
-chosen by cross-validation on small sets of photographs, see ``docs/own_data.md``.
+A rule takes the `Facts` and gives (value, reason).  Sizes are pixels of the network's input.  What was measured of them
+stands in ``docs/own_data.md``.
 """
 
 from __future__ import annotations
