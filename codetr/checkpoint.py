@@ -23,13 +23,21 @@ from polydet.detr.checkpoint_maps import (
     share_equal_heads,
 )
 from polydet.engine.layouts import Converted, Layout, register_layout
-from polydet.engine.layouts.detr import rows_of
+from polydet.engine.layouts.detr import add_zero_biases, rows_of
 
 from .meta_arch import CoDETR
 
 _HEADS = "collaborators.heads."
 _RULES: tuple[Rule, ...] = (
     (r"^backbone\.(?=conv1|bn1|layer\d)", "backbone.bottom_up.body."),
+    (r"^backbone\.(?=patch_embed|pos_embed|blocks)", "backbone.bottom_up.body."),  # EVA-02
+    (r"^backbone\.out_norm\.", "backbone.bottom_up.out_norm."),
+    (r"(\.body\.blocks\.\d+\.attn\.[qv])_bias$", r"\1_proj.bias"),
+    (r"(\.body\.blocks\.\d+\.mlp)\.w1\.", r"\1.fc1_g."),
+    (r"(\.body\.blocks\.\d+\.mlp)\.w2\.", r"\1.fc1_x."),
+    (r"(\.body\.blocks\.\d+\.mlp)\.w3\.", r"\1.fc2."),
+    (r"(\.body\.blocks\.\d+\.mlp)\.ffn_ln\.", r"\1.norm."),
+    (r"^neck\.p(\d)\.", lambda match: f"backbone.scales.{int(match[1]) - 2}."),
     *CHANNEL_MAPPER,
     (r"^query_head\.transformer\.(?=encoder|decoder)", ""),
     *MMCV_LAYERS,
@@ -74,7 +82,9 @@ _COUNTED = (  # names whose number starts at 1 here and at 0 there
     (r"^roi_head\.0\.bbox_head\.shared_convs\.(\d+)\.gn\.", _HEADS + "0.roi_heads.box_head.conv{}.norm."),
     (r"^roi_head\.0\.mask_head\.convs\.(\d+)\.conv\.", _HEADS + "0.roi_heads.mask_head.mask_fcn{}."),
 )
-_DERIVED = re.compile(r"(relative_position_index|attn_mask|num_batches_tracked)$")  # made by the modules themselves
+_DERIVED = re.compile(
+    r"(relative_position_index|attn_mask|num_batches_tracked|freqs_(cos|sin))$"
+)  # made by the modules themselves
 
 
 def from_mmdet(state_dict: Mapping[str, Tensor]) -> StateDict:
@@ -142,6 +152,7 @@ def _split_learned_queries(state: StateDict) -> None:
 def _convert(state: StateDict, model: nn.Module) -> Converted:
     assert isinstance(model, CoDETR)
     found = from_mmdet(state)
+    add_zero_biases(found, model)
     left_out: dict[str, list[str]] = {}
     if model.collaborators is None:
         left_out["auxiliary heads, for training only"] = [k for k in found if k.startswith("collaborators.")]

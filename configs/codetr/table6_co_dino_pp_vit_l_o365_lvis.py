@@ -11,9 +11,8 @@ lsj(dataloader, 1536)
 dataloader.train.datasets = ["lvis_v1_train"]
 dataloader.test_datasets = ["lvis_v1_val", "lvis_v1_minival"]
 model.class_counts = L(class_image_counts)(name="lvis_v1_train")
-model.backbone.bottom_up.update(
-    name="eva02_large_patch14_224.mim_m38m", window=16, global_blocks=[2, 5, 8, 11, 14, 17, 20, 23], drop_path_rate=0.3
-)
+model.backbone.bottom_up.update(window=16, global_blocks=[2, 5, 8, 11, 14, 17, 20, 23], drop_path_rate=0.3, canvas=1536)
+model.heads = ["faster_rcnn", "atss"]  # two linear layers, boxes by class
 model.queries.num_queries = 900
 model.tta = None
 optimizer.weight_decay = 0.05

@@ -1,4 +1,4 @@
-"""DINO Swin-L with 4 scales: 12 epochs; 56.8 AP on COCO val."""
+"""DINO Swin-L with 4 scales: 12 epochs."""
 
 from detectron2.config import LazyCall as L
 

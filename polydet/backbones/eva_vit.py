@@ -33,16 +33,18 @@ def merge(windows: Tensor, window: int, height: int, width: int) -> Tensor:
 class EvaViT(Backbone):
     """One map ``res4``-like at the patch's stride, named ``last``.
 
-    Rotary positions run over each window in windowed blocks; in global blocks over a square of `canvas` pixels, so that
-    an image's aspect does not change them. Both are rescaled to the pre-training grid, as timm does. Only the
-    convolution of the patches is changed, resized bicubically where `patch_size` differs from the weights'.
+    Rotary positions run over each window in windowed blocks; in global blocks over the image's own height and width, or
+    over a square of `canvas` pixels. Both are rescaled to the pre-training grid, as timm does. Only the convolution of
+    the patches is changed, resized bicubically where `patch_size` differs from the weights'.
 
     Args:
         name: timm model, e.g. ``eva02_large_patch14_448.mim_m38m_ft_in22k_in1k``.
         patch_size: stride of the map.
         window: side of the windows in patches.
         global_blocks: indices of blocks that attend over the whole image.
-        canvas: largest image side in pixels that the global positions are scaled for.
+        canvas: side in pixels that the global positions are scaled for, where all images fill a canvas (the released
+            LVIS model); None: each image's own sides (the released COCO model).
+        out_norm: a LayerNorm on the map (the released models).
         weights: see `TimmBackbone`.
         checkpointing: recompute each block's activations in the backward pass.
     """
@@ -53,10 +55,11 @@ class EvaViT(Backbone):
         patch_size: int = 16,
         window: int = 16,
         global_blocks: Sequence[int] = (2, 5, 8, 11, 14, 17, 20, 23),
-        canvas: int = 1536,
+        canvas: int | None = 1536,
         weights: str | None = "timm",
         drop_path_rate: float = 0.0,
         checkpointing: bool = False,
+        out_norm: bool = False,
         model_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -79,6 +82,7 @@ class EvaViT(Backbone):
         for block in body.blocks:
             block.attn.num_prefix_tokens = 0
         self.body = body
+        self.out_norm = nn.LayerNorm(int(body.embed_dim), eps=1e-5) if out_norm else None
         self._out_features = ["last"]
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -90,7 +94,7 @@ class EvaViT(Backbone):
         height, width = x.shape[1:3]
         old = body.patch_embed.grid_size
         position = resample_abs_pos_embed(
-            body.pos_embed, new_size=[height, width], old_size=list(old), num_prefix_tokens=self.prefix
+            body.pos_embed, [height, width], list(old), self.prefix, antialias=self.out_norm is None
         )
         x = x + position[:, self.prefix :].view(1, height, width, -1)
         windowed = body.rope.get_embed([self.window, self.window])
@@ -101,11 +105,15 @@ class EvaViT(Backbone):
                 x = checkpoint(run_block, *args, use_reentrant=False)
             else:
                 x = run_block(*args)
+        if self.out_norm is not None:
+            x = self.out_norm(x)
         return {"last": x.permute(0, 3, 1, 2).contiguous()}
 
     def _global_positions(self, height: int, width: int) -> Tensor:
-        side = max(height, width, self.canvas // self.patch_size)
         body: Any = self.body
+        if self.canvas is None:
+            return body.rope.get_embed([height, width])
+        side = max(height, width, self.canvas // self.patch_size)
         rope = body.rope.get_embed([side, side]).view(side, side, -1)
         return rope[:height, :width].reshape(height * width, -1)
 

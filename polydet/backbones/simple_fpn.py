@@ -14,13 +14,19 @@ class SimpleFeaturePyramid(Backbone):
         bottom_up: a backbone with one map.
         out_channels: of every level.
         strides: of the levels, pixels; each a power of two times or over the map's stride.
+        activated: Co-DETR's released pyramid: convolutions without bias, a norm and GELU after each of them but the
+            last, overlapping pooling. False: ViTDet's.
 
     Raises:
         ValueError: a backbone with several maps, or strides that are not such.
     """
 
     def __init__(
-        self, bottom_up: Backbone, out_channels: int = 256, strides: tuple[int, ...] = (4, 8, 16, 32, 64)
+        self,
+        bottom_up: Backbone,
+        out_channels: int = 256,
+        strides: tuple[int, ...] = (4, 8, 16, 32, 64),
+        activated: bool = False,
     ) -> None:
         super().__init__()
         shapes = bottom_up.output_shape()
@@ -31,7 +37,9 @@ class SimpleFeaturePyramid(Backbone):
         self.bottom_up = bottom_up
         self.strides = tuple(strides)
         self.out_channels = out_channels
-        self.scales = nn.ModuleList(_scale(shape.channels, shape.stride, s, out_channels) for s in self.strides)
+        self.scales = nn.ModuleList(
+            _scale(shape.channels, shape.stride, s, out_channels, activated) for s in self.strides
+        )
         self._out_features = [f"p{s.bit_length() - 1}" for s in self.strides]
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -51,21 +59,22 @@ class SimpleFeaturePyramid(Backbone):
         return self.bottom_up.size_divisibility
 
 
-def _scale(channels: int, stride: int, target: int, out_channels: int) -> nn.Sequential:
+def _scale(channels: int, stride: int, target: int, out_channels: int, activated: bool) -> nn.Sequential:
     layers: list[nn.Module] = []
     while stride > target:
-        layers += [nn.Upsample(scale_factor=2), nn.Conv2d(channels, channels // 2, 3, padding=1)]
+        layers += [nn.Upsample(scale_factor=2), nn.Conv2d(channels, channels // 2, 3, padding=1, bias=not activated)]
         channels, stride = channels // 2, stride // 2
-        if stride > target:
+        if stride > target or activated:
             layers += [LayerNorm2d(channels), nn.GELU()]
     if stride < target:
-        layers.append(nn.MaxPool2d(2, ceil_mode=True))
+        layers.append(nn.MaxPool2d(3, 2, padding=1) if activated else nn.MaxPool2d(2, ceil_mode=True))
         stride *= 2
     while stride < target:
-        layers += [nn.Conv2d(channels, channels, 3, stride=2, padding=1), LayerNorm2d(channels), nn.GELU()]
+        layers += [nn.Conv2d(channels, channels, 3, 2, 1, bias=not activated), LayerNorm2d(channels), nn.GELU()]
         stride *= 2
     if stride != target:
         raise ValueError(f"a level at stride {target} cannot be made from the backbone's map by factors of two")
     layers += [nn.Conv2d(channels, out_channels, 1, bias=False), LayerNorm2d(out_channels)]
+    layers += [nn.GELU()] if activated else []
     layers += [nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False), LayerNorm2d(out_channels)]
     return nn.Sequential(*layers)

@@ -87,3 +87,64 @@ def test_mistakes_are_refused():
         tiny(global_blocks=(2, 7))
     with pytest.raises(ValueError, match="stride 24 cannot be made"):
         SimpleFeaturePyramid(tiny(), strides=(24,))
+
+
+def rotated(x, height, width, grid):
+    """Rotary positions written out: half the channels turn by the row, half by the column, in pairs of neighbours."""
+    count = x.shape[-1] // 4
+    rates = 10000.0 ** (-torch.arange(count) / count)
+    rows = torch.arange(height)[:, None].expand(height, width).flatten() / height * grid
+    columns = torch.arange(width)[None].expand(height, width).flatten() / width * grid
+    angles = torch.cat((rows[:, None] * rates, columns[:, None] * rates), dim=1)
+    turned = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) * torch.polar(torch.ones(()), angles)
+    return torch.view_as_real(turned).flatten(-2)
+
+
+def test_global_positions_span_the_image_where_there_is_no_canvas():
+    model = tiny(patch_size=14, canvas=None, out_norm=True)
+    attention = model.body.blocks[2].attn
+    x = torch.randn(1, 6 * 9, 48)
+    heads = [layer(x).unflatten(-1, (2, -1)).transpose(1, 2) for layer in project(attention)]
+    query, key = (rotated(t, 6, 9, 4) for t in heads[:2])
+    expected = attention.proj(F.scaled_dot_product_attention(query, key, heads[2]).transpose(1, 2).flatten(2))
+    with torch.no_grad():
+        torch.testing.assert_close(attention(x, rope=model._global_positions(6, 9)), expected, atol=1e-5, rtol=1e-4)
+    torch.nn.init.constant_(model.out_norm.bias, 3.0)
+    with torch.no_grad():
+        found = model(torch.randn(1, 3, 84, 126))["last"]
+    torch.testing.assert_close(found.mean(1), torch.full((1, 6, 9), 3.0), atol=1e-4, rtol=0)
+
+
+def project(attention):
+    """Query, key and value projections as functions."""
+    if attention.qkv is None:
+        return [lambda x, p=p: p(x) for p in (attention.q_proj, attention.k_proj, attention.v_proj)]
+    weights = attention.qkv.weight.chunk(3)
+    biases = attention.q_bias, attention.k_bias, attention.v_bias
+    return [lambda x, w=w, b=b: F.linear(x, w, b) for w, b in zip(weights, biases)]
+
+
+def test_the_released_pyramid_is_activated():
+    backbone = tiny()
+    pyramid = SimpleFeaturePyramid(backbone, 16, activated=True)
+    assert not any(m.bias is not None for m in pyramid.scales.modules() if isinstance(m, torch.nn.Conv2d))
+    x = torch.randn(1, 48, 6, 9)
+
+    def norm(x, layer):
+        return F.layer_norm(x.permute(0, 2, 3, 1), layer.weight.shape, layer.weight, layer.bias, 1e-6).permute(
+            0, 3, 1, 2
+        )
+
+    def head(x, layers):
+        x = F.gelu(norm(F.conv2d(x, layers[0].weight), layers[1]))
+        return norm(F.conv2d(x, layers[3].weight, padding=1), layers[4])
+
+    finest, coarsest = pyramid.scales[0], pyramid.scales[4]
+    y = x
+    for start in (0, 4):
+        y = F.conv2d(F.interpolate(y, scale_factor=2), finest[start + 1].weight, padding=1)
+        y = F.gelu(norm(y, finest[start + 2]))
+    torch.testing.assert_close(finest(x), head(y, finest[8:]))
+    y = F.conv2d(F.max_pool2d(x, 3, 2, 1), coarsest[1].weight, stride=2, padding=1)
+    torch.testing.assert_close(coarsest(x), head(F.gelu(norm(y, coarsest[2])), coarsest[4:]))
+    torch.testing.assert_close(pyramid.scales[2](x), head(x, pyramid.scales[2]))

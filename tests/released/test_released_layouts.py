@@ -5,16 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import instantiate
-from omegaconf import OmegaConf
-from released_names import write
+from omegaconf import DictConfig, OmegaConf
+from released_names import HEADS, shapes_of, write
 
 from polydet.engine import load_config, load_file
-from polydet.engine.layouts import row_names
+from polydet.engine.layouts import find_layout, row_names
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-COCO = list(row_names(80))
 OWN_HEADS = {"share_heads": False}
-DERIVED = ("num_batches_tracked", "relative_position_index", "attn_mask")
+DERIVED = ("num_batches_tracked", "relative_position_index", "attn_mask", "freqs_cos", "freqs_sin")
 
 FILES = {
     "detr_official_detr_r50": ("detr/detr_r50", {}),
@@ -42,31 +41,81 @@ FILES = {
     "detr_mmdet_dino_swin_l": ("detr/dino_5scale_swin_l", OWN_HEADS),
     "detr_detrex_dab_deformable_r50": ("detr/dab_deformable_detr_r50", {}),
     "detr_detrex_dino_r50": ("detr/dino_4scale_r50", OWN_HEADS),
+    "codetr_deformable_r50": ("codetr/table3_deformable_detr_pp_r50_12ep_k2", {}),
+    "codetr_deformable_mask_r50": ("released/co_deformable_mask_r50", {}),
+    "codetr_deformable_swin_t": ("released/co_deformable_swin_t", {}),
+    "codetr_dino_r50": ("codetr/table4_co_dino_5scale_r50_12ep", {}),
+    "codetr_dino_9encoder_r50": ("released/co_dino_9encoder_r50", {}),
+    "codetr_dino_swin_l_lvis": ("released/co_dino_swin_l_o365_lvis", {"class_counts": None}),
+    "codetr_dino_vit_l": ("codetr/table5_co_dino_vit_l_o365_coco_12ep", {}),
+    "codetr_dino_vit_l_lvis": ("codetr/table6_co_dino_pp_vit_l_o365_lvis", {"class_counts": None}),
 }
 
 
-def empty_model(config: str, changes: dict) -> torch.nn.Module:
-    """The config's model without a thought for its initial values, which are all NaN."""
+WHOLE = (
+    "detr_official_detr_r50",
+    "detr_official_dino_4scale_r50",
+    "detr_hf_deformable_r50_two_stage",
+    "detr_mmdet_dab_r50",
+)
+
+
+def changed(config: str, changes: dict) -> DictConfig:
+    """The model of a config, after `changes`."""
     cfg = load_config(CONFIGS / f"{config}.py")
     for key, value in changes.items():
         OmegaConf.update(cfg.model, key, value)
+    return cfg.model
+
+
+def empty_model(config: str, changes: dict) -> torch.nn.Module:
+    """The config's model, all NaN."""
     with torch.device("meta"):
-        model = instantiate(cfg.model)
+        model = instantiate(changed(config, changes))
     model = model.to_empty(device="cpu")
     for value in model.state_dict().values():
         value.fill_(float("nan") if value.is_floating_point() else 0)
     return model
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_every_tensor_of_a_released_file_has_its_place(name, tmp_path):
-    shared = name.startswith(("detr_official", "detr_hf", "detr_mmdet")) and "dab" not in name
+def shared_heads(name: str) -> bool:
+    """Whether the heads of all decoder layers are one module there."""
     config, changes = FILES[name]
-    shared = shared and "refine" not in config and "two_stage" not in config and not changes
-    numbers = write(name, tmp_path / "file.pth", shared)
-    model = empty_model(config, changes)
-    ledger = load_file(model, tmp_path / "file.pth", names=COCO)
-    assert "names" in ledger.source and not ledger.missing and not ledger.unexpected and not ledger.conflicts
+    family = name.startswith(("detr_official", "detr_hf", "detr_mmdet"))
+    return family and not changes and not any(part in name + config for part in ("dab", "refine", "two_stage"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_name_and_shape_of_a_released_file_has_its_place(name):
+    config, changes = FILES[name]
+    with torch.device("meta"):
+        model = instantiate(changed(config, changes))
+    state = {}
+    for index, (key, shape) in enumerate(sorted(shapes_of(name).items())):
+        first = HEADS.sub(r"\1.0.", key) if shared_heads(name) else key
+        state[key] = state[first] if first in state else torch.tensor(float(index)).expand(shape)
+    layout = find_layout(state, model)
+    assert layout is not None
+    converted = layout.convert(state, model)
+    assert not converted.left_out and len(converted.row_names) in (80, 91, 1203)
+    own = {k: tuple(v.shape) for k, v in model.state_dict().items() if not k.endswith(DERIVED)}
+    found = {k: tuple(v.shape) for k, v in converted.state.items() if not k.endswith(DERIVED)}
+    assert found.keys() == own.keys()
+    by_class = ("class_heads.", "queries.class_head.", "denoising.label_embedding.")  # 91 or 92 rows there
+    assert not [k for k in own if found[k] != own[k] and not k.startswith(by_class)]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_released_file_loads_by_its_name_alone(name, tmp_path):
+    numbers = write(name, tmp_path / "file.pth", shared_heads(name))
+    model = empty_model(*FILES[name])
+    ledger = load_file(model, tmp_path / "file.pth", names=row_names(80))
+    assert (
+        ledger.source != str(tmp_path / "file.pth")
+        and not ledger.missing
+        and not ledger.unexpected
+        and not ledger.conflicts
+    )
     found: set[float] = set()
     for key, value in model.state_dict().items():
         if not key.endswith(DERIVED):

@@ -1,4 +1,4 @@
-"""Co-DINO on EVA-02 ViT-L: windowed blocks of timm, a simple feature pyramid, a deeper R-CNN head."""
+"""Co-DINO on EVA-02 ViT-L as released: windowed blocks of timm, an activated pyramid, a deeper R-CNN head."""
 
 from detectron2.config import LazyCall as L
 
@@ -14,12 +14,14 @@ model.backbone = L(SimpleFeaturePyramid)(
         patch_size=16,
         window=24,
         global_blocks=[3, 7, 11, 15, 19, 23],
-        canvas=1536,
+        canvas=None,
+        out_norm=True,
         drop_path_rate=0.4,
         checkpointing=True,
     ),
     out_channels="${..dim}",
     strides=[4, 8, 16, 32, 64],
+    activated=True,
 )
 for part in (model.encoder, model.decoder):
     part.layer.num_levels = 5

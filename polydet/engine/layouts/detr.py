@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor, nn
 
 from polydet.detr import DETR
@@ -34,7 +36,17 @@ def _fits(model: nn.Module) -> bool:
 def _convert(state: StateDict, model: nn.Module) -> Converted:
     assert isinstance(model, DETR)
     found = convert(state, share_heads=len(model.class_heads) == 1)
+    add_zero_biases(found, model)
     return Converted(found, row_names=rows_of(found, model))
+
+
+def add_zero_biases(state: StateDict, model: nn.Module) -> None:
+    """Fill in place: mmdetection's and detrex's necks have no bias before a norm, which is one of zero."""
+    own = model.state_dict()
+    for key in [k for k in state if re.match(r"backbone\.(lateral|extra)\.\d+\.0\.weight$", k)]:
+        bias = key.removesuffix("weight") + "bias"
+        if bias in own and bias not in state:
+            state[bias] = torch.zeros(len(state[key]), dtype=state[key].dtype)
 
 
 def rows_of(state: Mapping[str, Tensor], model: DETR) -> tuple[str, ...] | None:
