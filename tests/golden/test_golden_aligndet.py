@@ -212,7 +212,7 @@ def rcnn():
 RCNN_LOSSES = {"loss_cls": "loss_contrastive", "loss_bbox": "loss_box_reg", "loss_rpn_bbox": "loss_rpn_loc"}
 
 
-@pytest.mark.parametrize("step", ["single", "alike"])
+@pytest.mark.parametrize("step", ["single", "padded", "empty", "alike"])
 def test_a_step_of_faster_rcnn_is_the_authors(rcnn, step):
     """`alike`: two sizes that are padded to one, the second image without objects."""
     model, golden = rcnn
