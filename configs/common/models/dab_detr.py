@@ -13,8 +13,8 @@ model.decoder.query_position = L(ModulatedAnchorPosition)(dim="${...dim}")
 model.decoder.refine = True
 model.decoder.eps = 1e-3
 model.decoder.look_forward_twice = True  # the authors' code collects undetached boxes
-for part in (model.encoder, model.decoder):
-    part.layer.dropout = 0.0
-    part.layer.activation = "prelu"
+for _part in (model.encoder, model.decoder):
+    _part.layer.dropout = 0.0
+    _part.layer.activation = "prelu"
 model.criterion.class_weight = 1.0
 model.postprocess.num = 300
