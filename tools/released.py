@@ -71,8 +71,11 @@ The files that their authors published open by file name alone: the layout is re
 file, and class rows go to the config's classes by name (COCO's 91 rows by category id).
 
 ```bash
-python tools/lazyconfig_train_net.py --config-file configs/CONFIG.py --eval-only train.init_checkpoint=FILE OVERRIDES
+python tools/lazyconfig_train_net.py --config-file configs/detr/dino_4scale_r50.py --eval-only \\
+    train.init_checkpoint=FILE
 ```
+
+or with another config and its overrides from the tables below.
 
 `model_zoo.get("CONFIG", weights="FILE")`, `model_zoo.get_cfg` with Detectron2's `DefaultPredictor`, and a run that
 starts from `train.init_checkpoint` read them alike. Nothing in a file is run. A load that leaves a weight of the model

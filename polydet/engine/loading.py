@@ -106,7 +106,7 @@ def load_weights(
     source = {k: v for k, v in source.items() if not k.startswith(tuple(skip))} if skip else source
     ledger, chosen = _match(model.state_dict(), source, class_names)
     _count_modules(model, ledger)
-    _check_values(chosen)
+    _check_values(chosen, model.state_dict())
     problems = problems_of(model, ledger, min_coverage, [] if complete else list(fresh), complete, covers, known)
     if problems:
         raise CheckpointError("\n".join([*problems, ledger.table()]))
@@ -190,9 +190,10 @@ def _count_modules(model: nn.Module, ledger: LoadLedger) -> None:
     ledger.modules = {name: (n, total) for name, (n, total) in counts.items()}
 
 
-def _check_values(chosen: Mapping[str, Tensor]) -> None:
+def _check_values(chosen: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Refuse values that no training leaves; where the model itself counts in integers, so may the file."""
     for key, value in chosen.items():
-        if DERIVED.search(key) or value.numel() == 0:
+        if DERIVED.search(key) or value.numel() == 0 or not own[key].is_floating_point():
             continue
         if not value.is_floating_point() and not value.is_complex():
             raise CheckpointError(

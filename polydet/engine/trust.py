@@ -81,6 +81,7 @@ _CALLS = {
     "polydet.data.copy_paste.canvas_jitter",
     "polydet.data.copy_paste.canvas_resize",
     "polydet.data.label_space_of",
+    "polydet.dense.FlooredMatcher",
     "polydet.dense.postprocess.DenseInference",
     "polydet.engine.optim.lr_schedule",
     "polydet.engine.optim.param_groups",

@@ -78,7 +78,7 @@ def eval_mode(row: Row) -> str:
 
 
 def _all_odinw(row: Row) -> list[str]:
-    sets = row.cfg.dataloader.get("odinw13")
+    sets = row.cfg.dataloader.get("groups", {}).get("odinw13")
     return list(sets.val) if sets else []
 
 

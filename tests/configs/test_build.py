@@ -10,6 +10,7 @@ from polydet.engine import load_config
 from polydet.engine.config import stage_config
 from polydet.engine.trust import check_trusted, plain_config
 
+CARDS = ["dataloader.train.datasets=[coco_2017_train]", "dataloader.test_datasets=[coco_2017_val]"]
 GROUPS = sorted({name.split("/")[0] if "/" in name else "." for name in model_zoo.list_configs()})
 
 
@@ -27,7 +28,7 @@ def test_every_config_builds(anywhere, group):
     broken = {}
     for name in configs(group):
         try:
-            for cfg in runs(load_config(model_zoo.config_path(name))):
+            for cfg in runs(load_config(model_zoo.config_path(name), CARDS if group == "finetune" else [])):
                 check_trusted(plain_config(cfg), "config.yaml")  # as a run saves it, its folder may be opened
                 model = build(cfg)
                 optimizer_cfg = cfg.optimizer.copy()

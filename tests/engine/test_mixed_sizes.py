@@ -59,7 +59,7 @@ def quickstart(name, stage):
     cfg.dataloader.test_datasets = ["mixed"]
     cfg.dataloader.test.update(num_workers=0)
     cfg.dataloader.test.mapper.augmentations = []
-    cfg.dataloader.pop("evaluators", None)
+    cfg.dataloader.evaluators = {}
     skip_published_weights(cfg.model)
     torch.manual_seed(0)
     return cfg, spread(instantiate(cfg.model))

@@ -35,7 +35,6 @@ MEMBERS = {
     "co_dino": ("codetr/table4_co_dino_5scale_r50_12ep", CO_DINO, ("padded", "empty", "canvas")),
     "co_deformable": ("codetr/table3_deformable_detr_pp_r50_12ep_k2", CO_DEFORMABLE, ("padded_3", "empty")),
 }
-PENDING: dict[tuple[str, str], str] = {}
 HEADS = {
     "loss_rpn_cls": "aux0_faster_rcnn_rpn_cls",
     "loss_rpn_bbox": "aux0_faster_rcnn_rpn_loc",
@@ -58,10 +57,9 @@ def authors_loss(name: str) -> str:
 
 
 def steps():
-    """Every member and step; those that wait for an option are expected to differ."""
+    """Every member and step."""
     cases = [(member, step) for member, (_, _, steps) in MEMBERS.items() for step in steps]
-    marks = {case: pytest.mark.xfail(reason=reason) for case, reason in PENDING.items()}
-    return [pytest.param(*case, marks=marks.get(case, ()), id="-".join(case)) for case in cases]
+    return [pytest.param(*case, id="-".join(case)) for case in cases]
 
 
 @functools.lru_cache(maxsize=1)

@@ -34,7 +34,6 @@ MEMBERS = {
     "dab": ("common/models/dab_detr", SMALL),
     "dn_dab_deformable": ("common/models/dn_dab_deformable_detr", {**SMALL, "denoising.num_groups": 4}),
 }
-PENDING = {}
 
 
 def authors_loss(name: str) -> str:
@@ -44,10 +43,9 @@ def authors_loss(name: str) -> str:
 
 
 def steps():
-    """Every member and step; those that wait for an option are expected to differ."""
+    """Every member and step."""
     cases = [(member, step) for member in MEMBERS for step in ("padded", "empty")]
-    marks = {case: pytest.mark.xfail(reason=reason) for case, reason in PENDING.items()}
-    return [pytest.param(*case, marks=marks.get(case, ()), id="-".join(case)) for case in cases]
+    return [pytest.param(*case, id="-".join(case)) for case in cases]
 
 
 @functools.lru_cache(maxsize=1)
