@@ -187,8 +187,8 @@ def test_the_doctor_of_the_readme_finds_everything(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_commands_of_a_page_can_be_typed(page, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)  # nothing is left in the repository
+def test_commands_of_a_page_can_be_typed(page, folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # nothing is left in the repository; `folder` has the reader's own cards
     for words in commands(page):
         with monkeypatch.context() as patch:
             check(patch, words)
