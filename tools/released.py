@@ -20,7 +20,7 @@ OWN_HEADS = "model.share_heads=False"
 # what the file is, AP, dataset, config, overrides
 DETR = [
     ("DETR R50, 500 epochs", "42.0", "COCO val", "detr/detr_r50", ""),
-    ("Conditional DETR R50, 50 epochs", "40.9", "COCO val", "detr/conditional_detr_r50", ""),
+    ("Conditional DETR R50, 50 epochs", "41.0", "COCO val", "detr/conditional_detr_r50", ""),
     ("DAB-DETR R50, 50 epochs", "42.2", "COCO val", "detr/dab_detr_r50", ""),
     ("Deformable-DETR R50, 50 epochs", "44.5", "COCO val", "detr/deformable_detr_r50", ""),
     ("+ iterative refinement", "46.2", "COCO val", "detr/deformable_detr_r50_refine", ""),
