@@ -81,8 +81,9 @@ or with another config and its overrides from the tables below.
 starts from `train.init_checkpoint` read them alike. Nothing in a file is run. A load that leaves a weight of the model
 random, or a tensor of the file without a place, ends with an error that names the key to set.
 
-**No real file was at hand.** Names and shapes of each layout were read off the authors' modules, and tests fill each
-config from a random file of that layout; the AP below is what the authors report, not what was measured here.
+**No real file was at hand.** Names and shapes of each layout were read off the authors' modules, and tests compare them
+with each config's; a few random files of those layouts are loaded whole. The AP below is what the authors report, not
+what was measured here.
 
 This page is written by `python tools/released.py --write`.
 """
