@@ -50,6 +50,8 @@ class DatasetCard:
         label_policy: `exhaustive` (every object of every class is annotated) or `federated` (only classes verified
             for an image are known to be present or absent).
         evaluator: which evaluator, a key of `polydet.evaluation.EVALUATORS`.
+        max_dets: how many detections of an image count in the metric; None: as many as the metric says (COCO 100 of a
+            class, LVIS 300). For images with more objects than that.
         hierarchy: file of a class hierarchy, where there is one.
         files: further files the reader needs, by role.
         options: further arguments of the reader.
@@ -68,6 +70,7 @@ class DatasetCard:
     templates: str | tuple[str, ...] = "photo"
     label_policy: Literal["exhaustive", "federated"] = "exhaustive"
     evaluator: str = "coco"
+    max_dets: int | None = None
     hierarchy: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -130,8 +133,10 @@ class DatasetCard:
             value = getattr(self, key)
             if not isinstance(value, str) and not (value is None and key in ("hierarchy", "generator")):
                 raise DatasetError(f"card {self.name!r}: {key} is {value!r}, which is not text")
-        if self.images is not None and type(self.images) is not int:
-            raise DatasetError(f"card {self.name!r}: images is {self.images!r}, not a number of images")
+        for key, what in (("images", "images"), ("max_dets", "detections")):
+            value = getattr(self, key)
+            if value is not None and (type(value) is not int or value < 1):
+                raise DatasetError(f"card {self.name!r}: {key} is {value!r}, not a number of {what}")
         ids = () if self.category_ids is None else self.category_ids
         if not isinstance(ids, (list, tuple)) or not all(type(id_) in (int, str) for id_ in ids):
             raise DatasetError(f"card {self.name!r}: category_ids are {ids!r:.80}, not a list of numbers or texts")

@@ -4,6 +4,7 @@ import copy
 import inspect
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 REQUIRED_KEYS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 DEFAULT_OUTPUT = "./output"
+_OWN_NAMES = re.compile(r"(stages\.[^.]+\.)?dataloader\.(evaluators|groups)(?=\.|$)")  # below are the user's own names
 
 
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> DictConfig:
@@ -276,6 +278,11 @@ def _parameters(target: Any) -> set[str] | None:
 
 
 def _set(cfg: DictConfig, key: str, value: Any) -> None:
+    if (own := _OWN_NAMES.match(key)) and own[0] != key:
+        if isinstance(OmegaConf.select(cfg, key.rpartition(".")[0]), str | ListConfig):
+            raise ConfigError(f"{key}: {key.rpartition('.')[0]} is a value, not a group of keys: give it as a whole")
+        OmegaConf.update(cfg, key, value, merge=False, force_add=True)
+        return
     parent, name = _parent(cfg, key)
     if isinstance(parent, ListConfig):
         parent[int(name)] = value
@@ -332,7 +339,9 @@ def _is_argument(node: DictConfig, name: str) -> bool:
 
 
 def _is_free_mapping(cfg: DictConfig, key: str) -> bool:
-    """Whether the key is an argument that maps names of the user's own, such as the patterns of ``lr_factors``."""
+    """Whether the key maps names of the user's own: ``dataloader.evaluators``, or an argument like ``lr_factors``."""
+    if _OWN_NAMES.fullmatch(key):
+        return True
     *path, name = key.split(".")
     node = OmegaConf.select(cfg, ".".join(path)) if path else None
     if not isinstance(node, DictConfig) or "_target_" not in node:

@@ -16,10 +16,11 @@ from omegaconf import DictConfig
 from tabulate import tabulate
 from torch import nn
 
-from polydet.data import get_card
+from polydet.data import DatasetError, get_card
+from polydet.engine.errors import ConfigError
 from polydet.engine.labels import is_open_vocabulary
 from polydet.engine.pictures import draw_predictions, save_panels
-from polydet.evaluation import answer_by_size, build_evaluator
+from polydet.evaluation import AnswersPerImage, answer_by_size, build_evaluator, evaluator_of
 from polydet.files import write_text
 from polydet.text import LabelSpace, clean_name
 
@@ -87,8 +88,7 @@ def evaluate(
     of the dataset's classes. Images of a batch are answered as they would be alone (`answer_by_size`).
 
     Args:
-        cfg: the run's config; ``cfg.dataloader.test`` builds the loader of one dataset, and ``cfg.dataloader.
-            evaluators`` (optional) names another evaluator than the card's for some datasets, or several.
+        cfg: the run's config; ``cfg.dataloader.test`` builds the loader of one dataset; see :func:`evaluators_of`.
         model: without DistributedDataParallel.
         output_dir: receives ``results.json``, ``results.txt`` and ``predictions.png``.
         label_space: labels that a closed-set model predicts.
@@ -109,11 +109,9 @@ def evaluate(
         with classes_of(model, dataset, label_space) as view:
             wrapped = _Autocast(view, autocast)
             logger.info("evaluating on %s", dataset)
-            kinds = cfg.dataloader.get("evaluators", {}).get(dataset)
             folder = str(Path(output_dir) / "inference" / dataset)
-            several = kinds if isinstance(kinds, Sequence) and not isinstance(kinds, str) else [kinds]
-            evaluator = DatasetEvaluators([build_evaluator(dataset, folder, kind) for kind in several])
-            found = inference_on_dataset(wrapped, loader, evaluator)
+            evaluators = [build_evaluator(dataset, folder, kind) for kind in evaluators_of(cfg, dataset)]
+            found = inference_on_dataset(wrapped, loader, DatasetEvaluators([*evaluators, AnswersPerImage(dataset)]))
             if pictures and comm.is_main_process():
                 panels += draw_predictions(wrapped, loader, dataset, pictures)
         if comm.is_main_process():
@@ -124,6 +122,27 @@ def evaluate(
             save_panels(panels, Path(output_dir) / "predictions.png")
     comm.synchronize()
     return results
+
+
+def evaluators_of(cfg: DictConfig, dataset: str) -> Sequence[Any]:
+    """What ``cfg.dataloader.evaluators`` (optional) says of a dataset: kinds of :func:`build_evaluator`, None for the
+    card's own."""
+    kinds = cfg.dataloader.get("evaluators", {}).get(dataset)
+    return kinds if isinstance(kinds, Sequence) and not isinstance(kinds, str) else [kinds]
+
+
+def check_evaluators(cfg: DictConfig) -> None:
+    """Refuse, before anything is trained, what ``cfg.dataloader.evaluators`` or a test card says wrongly.
+
+    Raises:
+        ConfigError: no such card, evaluator or setting.
+    """
+    for dataset in dict.fromkeys([*cfg.dataloader.test_datasets, *cfg.dataloader.get("evaluators", {})]):
+        try:
+            for kind in evaluators_of(cfg, dataset):
+                evaluator_of(dataset, kind)
+        except DatasetError as error:
+            raise ConfigError(f"dataloader.evaluators.{dataset}: {error}") from error
 
 
 @contextlib.contextmanager
@@ -198,7 +217,19 @@ def results_table(results: Results) -> str:
             rows.append([dataset, task, *(f"{metrics[c]:.1f}" if c in metrics else "" for c in columns)])
     used = [i for i in range(2 + len(columns)) if i < 2 or any(row[i] for row in rows)]
     headers = ("dataset", "task", *columns)
-    return tabulate([[row[i] for i in used] for row in rows], headers=[headers[i] for i in used])
+    table = tabulate([[row[i] for i in used] for row in rows], headers=[headers[i] for i in used])
+    return "\n".join([table, *_notes(results)])
+
+
+def _notes(results: Results) -> list[str]:
+    """What keeps a metric below 100 whatever the model does."""
+    return [
+        f"{dataset} {task}: {metrics['objects_beyond_max_dets']:.0f} objects cannot be found, as only "
+        f"{metrics['max_dets']:.0f} detections of an image count (max_dets in the card or in dataloader.evaluators)"
+        for dataset, tasks in results.items()
+        for task, metrics in tasks.items()
+        if metrics.get("objects_beyond_max_dets")
+    ]
 
 
 def _plain(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:

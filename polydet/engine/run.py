@@ -15,7 +15,7 @@ from polydet.engine.build import build_loader, build_model, build_trainer, durat
 from polydet.engine.checkpoint import Checkpointer
 from polydet.engine.config import REQUIRED_KEYS, ConfigError, stage_config
 from polydet.engine.denormals import flush_denormals
-from polydet.engine.evaluate import Results, evaluate
+from polydet.engine.evaluate import Results, check_evaluators, evaluate
 from polydet.engine.labels import closed_space, label_space, labels_of, refuse_other_labels
 from polydet.engine.output import log_to, prepare_output
 from polydet.engine.pictures import save_curves
@@ -98,6 +98,7 @@ def _run_stages(cfg: DictConfig, resume: bool, eval_only: bool) -> Results:
 
 def _check_data(cfg: DictConfig, eval_only: bool) -> None:
     """Every dataset must be there before anything is built; generated ones are made by the main process first."""
+    check_evaluators(cfg)
     names = list(cfg.dataloader.test_datasets)
     if not eval_only:
         names = [*cfg.dataloader.train.get("datasets", []), *names]

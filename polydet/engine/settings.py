@@ -153,7 +153,9 @@ class Dataloader:
     test: Any = setting(None, "the call that builds the loader of one test dataset, given as `dataset`")
     test_datasets: list[str] = setting([], "cards that are evaluated, one after the other")
     evaluators: dict[str, Any] = setting(
-        {}, 'card -> another evaluator than its own, or several: `dict(shapes_coco_val=["coco", "multilabel"])`'
+        {},
+        "card -> another evaluator than its own, or several, with settings where needed: "
+        '`dict(shapes_coco_val=["coco", "multilabel"], my_val=dict(kind="coco", max_dets=300))`',
     )
     groups: dict[str, Any] = setting(
         {}, "lists of cards by name, for an override `'dataloader.test_datasets=${dataloader.groups.NAME}'`"

@@ -18,6 +18,7 @@ from detectron2.evaluation import COCOEvaluator
 from polydet.data import get_card, load_card
 from polydet.data.readers.annotation_columns import valid_mask
 from polydet.data.readers.json_file import load_json
+from polydet.evaluation.limits import beyond_limit
 from polydet.files import write_bytes
 
 __all__ = ["CardCOCOEvaluator", "coco_ground_truth"]
@@ -37,7 +38,8 @@ class CardCOCOEvaluator(COCOEvaluator):
         dataset_name: card name.
         output_dir: where predictions (and converted ground truth) are written.
         tasks: `bbox`, `segm`; None: what the predictions have.
-        max_dets_per_image: default 100.
+        max_dets: detections that count of each class in an image; None: 100, COCO's. Where objects are beyond it,
+            that is logged and stands in the results (`objects_beyond_max_dets`).
     """
 
     def __init__(
@@ -45,9 +47,9 @@ class CardCOCOEvaluator(COCOEvaluator):
         dataset_name: str,
         output_dir: str | None = None,
         tasks: tuple[str, ...] | None = None,
-        max_dets_per_image: int | None = None,
+        max_dets: int | None = None,
     ):
-        table = load_card(dataset_name)  # also brings the metadata up to date
+        self._table = table = load_card(dataset_name)  # also brings the metadata up to date
         self._place = {table.image_id(i): i for i in range(len(table))}
         card = get_card(dataset_name)
         meta = MetadataCatalog.get(dataset_name)
@@ -60,7 +62,7 @@ class CardCOCOEvaluator(COCOEvaluator):
             meta.json_file = str(write_ground_truth(dataset_name, folder / f"{dataset_name}_coco_format.json"))
             meta.__dict__.pop("thing_dataset_id_to_contiguous_id", None)
             meta.thing_dataset_id_to_contiguous_id = {k + 1: k for k in range(len(card.classes or ()))}
-        options = {"max_dets_per_image": max_dets_per_image, "use_fast_impl": False}
+        options = {"max_dets_per_image": max_dets, "use_fast_impl": False}
         with contextlib.redirect_stdout(io.StringIO()):
             try:
                 super().__init__(dataset_name, tasks, True, output_dir, **options)
@@ -122,7 +124,8 @@ class CardCOCOEvaluator(COCOEvaluator):
 
     def _derive_coco_results(self, coco_eval: Any, iou_type: str, class_names: Any = None) -> dict[str, float]:
         """Per-class results in the order of category ids, which is pycocotools' order."""
-        return super()._derive_coco_results(coco_eval, iou_type, self._names_by_id)
+        results = super()._derive_coco_results(coco_eval, iou_type, self._names_by_id)
+        return {**results, **beyond_limit(self._table, self._max_dets_per_image[-1], per_class=True)}
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from detectron2.utils.logger import create_small_table
 from polydet.data.columns import AnnotationTable
 from polydet.data.readers.json_file import load_json
 from polydet.evaluation.collect import DetectionEvaluator, Detections
+from polydet.evaluation.limits import beyond_limit
 
 __all__ = ["CardLVISEvaluator", "FixedAPEvaluator", "match_lvis"]
 
@@ -66,15 +67,15 @@ class FixedAPEvaluator(DetectionEvaluator):
 
 
 class CardLVISEvaluator(FixedAPEvaluator):
-    """Official LVIS AP: at most 300 detections per image. Boxes here; masks, where predicted, by the lvis package.
+    """Official LVIS AP: at most `max_dets` detections per image, by default 300.
 
-    Equals the lvis package on the same detections; it keeps arrays instead of one dict per image and class, so it
-    needs a few hundred MiB where the package needs tens of GiB.
+    Boxes are scored here; masks, where predicted, by the lvis package. Equals that package on the same detections; it
+    keeps arrays instead of one dict per image and class, so it needs a few hundred MiB where the package needs tens of
+    GiB.
     """
 
-    max_per_image = 300
-
-    def __init__(self, dataset_name: str, output_dir: str | None = None):
+    def __init__(self, dataset_name: str, output_dir: str | None = None, max_dets: int | None = None):
+        self.limit = self.max_per_image = max_dets or 300
         self._masks: LVISEvaluator | None = None
         self._output_dir = output_dir
         super().__init__(dataset_name, output_dir, max_per_class=None)
@@ -89,23 +90,30 @@ class CardLVISEvaluator(FixedAPEvaluator):
         """Take a batch."""
         super().process(inputs, outputs)
         if self._parts:  # what an image has beyond its 300 best never counts
-            self._parts[-1] = _limit_per_image(self._parts[-1], self.max_per_image)
+            self._parts[-1] = _limit_per_image(self._parts[-1], self.limit)
         if any(output["instances"].has("pred_masks") for output in outputs):
-            if self._masks is None:
-                self._masks = LVISEvaluator(self.card.name, ("segm",), True, self._output_dir, max_dets_per_image=300)
-                self._masks.reset()
-            self._masks.process(inputs, outputs)
+            self._mask_evaluator().process(inputs, outputs)
+
+    def _mask_evaluator(self) -> LVISEvaluator:
+        if self._masks is None:
+            self._masks = LVISEvaluator(
+                self.card.name, ("segm",), True, self._output_dir, max_dets_per_image=self.limit
+            )
+            self._masks.reset()
+        return self._masks
+
+    def score(self, detections: Detections) -> dict[str, float]:
+        """LVIS metrics, and how many objects are beyond what counts of an image."""
+        return {**super().score(detections), **beyond_limit(self.table, self.limit, per_class=False)}
 
     def evaluate(self) -> dict[str, Any]:
         """`bbox`, and `segm` if masks were predicted."""
         results = super().evaluate()
         if any(comm.all_gather(self._masks is not None)):
-            if self._masks is None:  # this process saw no image with masks
-                self._masks = LVISEvaluator(self.card.name, ("segm",), True, self._output_dir, max_dets_per_image=300)
-                self._masks.reset()
+            masks = self._mask_evaluator()  # also where this process saw no image with masks
             if not hasattr(lvis.eval.np, "float"):  # lvis 0.5.3 uses a name that numpy removed
                 lvis.eval.np = types.SimpleNamespace(**{**vars(np), "float": float})
-            results.update(self._masks.evaluate() or {})
+            results.update(masks.evaluate() or {})
         return results
 
 

@@ -91,6 +91,7 @@ def two_batches(dataset):
 def test_a_dataset_may_have_several_evaluators(monkeypatch, tmp_path, kinds, tasks):
     register_card(DatasetCard("several", "x.json", "x", classes=("a",)), overwrite=True)
     monkeypatch.setitem(evaluate.__globals__, "build_evaluator", lambda dataset, folder, kind: Counts(kind))
+    monkeypatch.setitem(evaluate.__globals__, "AnswersPerImage", lambda dataset: DatasetEvaluator())  # no data here
     loader = {"test_datasets": ["several"], "evaluators": {"several": kinds}, "test": L(two_batches)(dataset="")}
     cfg = OmegaConf.create({"dataloader": loader}, flags={"allow_objects": True})
     results = evaluate(cfg, nn.Identity(), tmp_path)
