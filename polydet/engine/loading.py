@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polydet.engine.layouts import find_layout
+from polydet.engine.layouts import find_layout, rows_of_zoo
 from polydet.engine.ledger import CLASSWISE, DERIVED, LoadLedger, problems_of
-from polydet.engine.weight_files import CheckpointError, read_checkpoint
+from polydet.weight_files import CheckpointError, read_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -44,18 +44,21 @@ def load_file(
     Raises:
         CheckpointError: a file that cannot be read or does not fit; names the file and the remedy.
     """
-    state = {k.removeprefix("module."): v for k, v in (checkpoint or read_checkpoint(path))["model"].items()}
+    checkpoint = read_checkpoint(path) if checkpoint is None else checkpoint
+    state = {k.removeprefix("module."): v for k, v in checkpoint["model"].items()}
     source = str(path)
     covers: tuple[str, ...] = ()
     left_out: dict[str, list[str]] = {}
+    rows = rows_of_zoo(checkpoint)
     try:
         layout = find_layout(state, model) if key_map is None else None
         if layout is not None:
+            source = f"{path}: {layout.name}"
             converted = layout.convert(state, model)
             state, left_out, covers = converted.state, converted.left_out, tuple(converted.covers)
-            source = f"{path}: {layout.name}"
-            if converted.row_names is not None and names is not None and not options.get("class_names"):
-                options["class_names"] = (converted.row_names, names)
+            rows = converted.row_names
+        if rows is not None and names is not None and not options.get("class_names"):
+            options["class_names"] = (rows, names)
         known = layout is not None  # then every tensor must have a place
         ledger = load_weights(model, state, complete=complete, key_map=key_map, covers=covers, known=known, **options)
     except (CheckpointError, ValueError, KeyError) as error:
@@ -151,7 +154,7 @@ def _rows_by_name(
     # one row more is background, no object, or a label table's word for an unknown label: last
     extras = len(value) - len(old), len(target) - len(new)
     if extras not in ((0, 0), (1, 1), (1, 0)):
-        return _rows_of_boxes(value, target, class_names)
+        return _rows_of_groups(value, target, class_names)
     row = {name: i for i, name in enumerate(old) if name}
     pairs = [(i, row[name]) for i, name in enumerate(new) if name in row]
     result = target.clone()
@@ -162,14 +165,21 @@ def _rows_by_name(
     return result, (len(pairs), len(new))
 
 
-def _rows_of_boxes(value: Tensor, target: Tensor, class_names: ClassNames) -> tuple[Tensor, tuple[int, int]] | None:
-    """Four rows a class: box predictors that are not class-agnostic."""
+def _rows_of_groups(value: Tensor, target: Tensor, class_names: ClassNames) -> tuple[Tensor, tuple[int, int]] | None:
+    """Several rows a class: the four of a box (box predictors that are not class-agnostic), or one an anchor.
+
+    The rows of a box lie together; in RetinaNet's head those of an anchor do, all classes of the first anchor first.
+    """
     old, new = class_names
-    if len(value) != 4 * len(old) or len(target) != 4 * len(new):
+    each = len(value) // max(len(old), 1)
+    if each < 2 or len(value) != each * len(old) or len(target) != each * len(new):
         return None
-    boxes = value.unflatten(0, (-1, 4)), target.unflatten(0, (-1, 4))
-    found = _rows_by_name(*boxes, class_names)
-    return None if found is None else (found[0].flatten(0, 1), found[1])
+    if each == 4:
+        found = _rows_by_name(value.unflatten(0, (-1, 4)), target.unflatten(0, (-1, 4)), class_names)
+        return None if found is None else (found[0].flatten(0, 1), found[1])
+    theirs, ours = (x.unflatten(0, (each, -1)).transpose(0, 1) for x in (value, target))
+    found = _rows_by_name(theirs, ours, class_names)
+    return None if found is None else (found[0].transpose(0, 1).flatten(0, 1), found[1])
 
 
 def _plain(name: str) -> str:

@@ -23,9 +23,9 @@ from polydet.engine.labels import cards_of, label_space, labels_of, test_size, t
 from polydet.engine.published import skip_published_weights
 from polydet.engine.thresholds import thresholds_in
 from polydet.engine.trust import check_trusted, objects_in, plain_config
-from polydet.engine.weight_files import CheckpointError
 from polydet.model_file import THIS_FILE, ModelFile, ModelFileError, write_model_file
 from polydet.text import LabelSpace
+from polydet.weight_files import CheckpointError
 
 logger = logging.getLogger(__name__)
 

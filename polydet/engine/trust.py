@@ -58,6 +58,7 @@ _CALLS = {
     "detclipv2.WordNetDefinitions",
     "detclipv2.WordRegionLoss",
     "detectron2.layers.ShapeSpec",
+    "detectron2.modeling.ResNet.make_default_stages",
     "detectron2.modeling.box_regression.Box2BoxTransform",
     "detectron2.modeling.matcher.Matcher",
     "polydet.backbones.fpn",

@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from polydet.engine.config import ConfigError
-from polydet.engine.weight_files import CheckpointError
+from polydet.weight_files import CheckpointError
 
 logger = logging.getLogger(__name__)
 

@@ -29,10 +29,10 @@ from polydet.engine.thresholds import (
     current_names,
     thresholds_in,
 )
-from polydet.engine.weight_files import CheckpointError, read_checkpoint
 from polydet.engine.weights import weights_in
 from polydet.model_file import is_model_file, read_header
 from polydet.model_zoo.hub import fetch, is_hub_name
+from polydet.weight_files import CheckpointError, read_checkpoint
 
 
 def list_configs() -> list[str]:

@@ -16,7 +16,7 @@ from torch import nn
 
 from polydet.engine import CheckpointError, load_weights, read_checkpoint
 from polydet.engine.checkpoint import Checkpointer
-from polydet.engine.weight_files import Inert
+from polydet.weight_files import Inert
 
 
 def net(classes=3):

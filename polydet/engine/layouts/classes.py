@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Any
 
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
@@ -32,3 +33,19 @@ def row_names(rows: int) -> Sequence[str] | None:
     if rows == 1203:
         return get_card("lvis_v1_val").classes
     return None
+
+
+def rows_of_zoo(checkpoint: Mapping[str, Any]) -> Sequence[str] | None:
+    """COCO's names for a detector of Detectron2's model zoo, whose tensors have the model's own names; else None.
+
+    Its pickles say who made them; LVIS's, Cityscapes' and VOC's have another number of rows than 80 classes and
+    background, or 80 classes for each of RetinaNet's nine anchors.
+    """
+    if not str(checkpoint.get("__author__", "")).startswith("Detectron2"):
+        return None
+    state = checkpoint["model"]
+    rows = {len(state[key]) for key in _ZOO_HEADS if key in state}
+    return row_names(80) if rows & {81, 9 * 80} else None
+
+
+_ZOO_HEADS = ("roi_heads.box_predictor.cls_score.weight", "head.cls_score.weight")
