@@ -297,7 +297,8 @@ def _take_class_rows(state: StateDict, class_rows: Sequence[int]) -> None:
     )
     for key in heads:
         value = state[key]
-        kept = value[rows.to(value.device)]
+        objectness = key.startswith("queries.") and "queries.position_proj.weight" in state  # in row 0, of any object
+        kept = value[: len(rows)] if objectness else value[rows.to(value.device)]
         state[key] = torch.cat((kept, value[-1:])) if softmax else kept
     embedding = state.get("denoising.label_embedding.weight")
     if embedding is not None:

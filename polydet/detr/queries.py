@@ -157,6 +157,12 @@ class TwoStageQueries(QuerySource):
             self.position_norm = nn.LayerNorm(2 * dim)
         self.reset_parameters()
 
+    @property
+    def rows_by_place(self) -> tuple[str, ...]:
+        """Parts whose rows are no classes: where every object is labelled 0, row 0 tells objects from the rest,
+        whatever the class 0 of a checkpoint is called."""
+        return ("class_head",) if self.supervise == "all" else ()
+
     def reset_parameters(self) -> None:
         """Xavier-uniform projections; class prior 0.01; proposals start at their own grid box; see `content_init`."""
         xavier_reset(self.token_proj)

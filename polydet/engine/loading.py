@@ -107,7 +107,7 @@ def load_weights(
         fresh = [*fresh, *getattr(key_map, "fresh", ())]
     fresh = [*fresh, *skip]
     source = {k: v for k, v in source.items() if not k.startswith(tuple(skip))} if skip else source
-    ledger, chosen = _match(model.state_dict(), source, class_names)
+    ledger, chosen = _match(model.state_dict(), source, class_names, _rows_by_place(model))
     _count_modules(model, ledger)
     _check_values(chosen, model.state_dict())
     problems = problems_of(model, ledger, min_coverage, [] if complete else list(fresh), complete, covers, known)
@@ -117,8 +117,19 @@ def load_weights(
     return ledger
 
 
+def _rows_by_place(model: nn.Module) -> tuple[str, ...]:
+    """Prefixes of tensors whose rows look like classes and are none, as the modules say in `rows_by_place`."""
+    modules = model.named_modules()
+    return tuple(
+        f"{name}.{part}.".lstrip(".") for name, module in modules for part in getattr(module, "rows_by_place", ())
+    )
+
+
 def _match(
-    target: Mapping[str, Tensor], source: Mapping[str, Tensor], class_names: ClassNames | None
+    target: Mapping[str, Tensor],
+    source: Mapping[str, Tensor],
+    class_names: ClassNames | None,
+    by_place: tuple[str, ...] = (),
 ) -> tuple[LoadLedger, dict[str, Tensor]]:
     ledger = LoadLedger()
     chosen: dict[str, Tensor] = {}
@@ -126,6 +137,10 @@ def _match(
         if key not in target:
             if not DERIVED.search(key):
                 ledger.unexpected.append(key)
+            continue
+        if key.startswith(by_place) and value.shape[1:] == target[key].shape[1:]:
+            chosen[key] = torch.cat((value.to(target[key]), target[key][len(value) :]))[: len(target[key])]
+            ledger.loaded.append(key)
             continue
         same_shape = target[key].shape == value.shape
         by_name = not same_shape or bool(CLASSWISE.search(key))  # as many classes need not be the same classes

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from polydet.detr import TwoStageQueries
 from polydet.engine import CheckpointError, load_weights, read_checkpoint
 from polydet.engine.checkpoint import Checkpointer
 from polydet.weight_files import Inert
@@ -46,6 +47,16 @@ def test_too_little_coverage_is_an_error_that_shows_the_ledger_and_changes_nothi
     with pytest.raises(CheckpointError, match=r"(?s)min_coverage.*only in the file \(2\): wrong"):
         load_weights(model, {f"wrong.{k.replace('.', '_')}": v for k, v in net().state_dict().items() if "body" in k})
     assert torch.equal(model.body.weight, before)
+
+
+def test_rows_that_are_no_classes_stay_in_their_place():
+    """Two-stage Deformable-DETR calls every object 0, whatever the class of row 0 is called."""
+    source, model = (TwoStageQueries(n, 4, 16, "proposal", "proposal", "first", "all") for n in (4, 3))
+    names = ("", "cat", "traffic light", "dog"), ("dog", "cat", "bird")
+    load_weights(model, source.state_dict(), class_names=names, min_coverage=0.0)
+    assert torch.equal(model.class_head.weight, source.class_head.weight[:3])
+    ledger = load_weights(source, model.state_dict(), class_names=(names[1], names[0]), min_coverage=0.0)
+    assert "class_head.weight" in ledger.loaded and torch.equal(source.class_head.bias[:3], model.class_head.bias)
 
 
 @pytest.mark.parametrize("background", [0, 1])
