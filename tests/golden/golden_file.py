@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ class Golden:
 
     Attributes:
         header: `source` (repository, commit, functions), `how` (in words), `num_classes`, `gains` (see
-            `golden_rules.draw`), `shapes` of the authors' tensors by name, `aliases`, `parameters` (names in the rows
+            `golden_rules.draw`), `shapes` of the authors' tensors by name, `aliases`, `rows` (of the tensors whose
+            name matches, set to one number: a class that none has), `parameters` (names in the rows
             of the digests) and `steps`: per step the images as ``[height, width, objects]``.
         arrays: per step ``{step}/losses`` with the names in the header's `losses`, ``{step}/gradients``
             ``[P, 3]`` (norm and two projections; NaN for a parameter that does not train), and per image i
@@ -41,6 +43,10 @@ class Golden:
         """The weights, under the authors' names."""
         header = self.header
         drawn = draw_state(header["shapes"], [tuple(g) for g in header["gains"]], header.get("aliases"))
+        for pattern, rows, value in header.get("rows", ()):
+            for name in drawn:
+                if re.search(pattern, name):
+                    drawn[name][rows] = value
         return {name: torch.from_numpy(value) for name, value in drawn.items()}
 
     def ids(self) -> dict[str, Tensor]:
