@@ -44,5 +44,6 @@ model.roi_heads.label_loss.update(soft_weight=AUTO, hl_scope=AUTO, federated=AUT
 model.text_encoder = L(MiniLMEncoder)()
 model.on_vocabulary_mismatch = "transfer"  # train.init_checkpoint may know other words
 model.templates = "a"
+train.init.fresh = [f"roi_heads.box_predictor.{i}.cls_score" for i in range(3)]  # weights of another text encoder
 
 recipe = recipe_of(lr=(1e-3, 2e-4), keys={**pyramid(model), **_keys})

@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from detectron2.engine import launch
 from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from polydet.engine.errors import ConfigError
 
 
 def run_distributed(
@@ -70,6 +72,30 @@ def _make_local_group(world_size: int, local_size: int) -> None:
         group = dist.new_group(ranks)
         if dist.get_rank() in ranks:
             comm._LOCAL_PROCESS_GROUP = group
+
+
+def refuse_disagreement(settings: Mapping[str, Any]) -> None:
+    """Every process must have the same settings; a recipe decides them in each of them.
+
+    Args:
+        settings: key -> value; numbers, strings and None are compared, other values by their type.
+
+    Raises:
+        ConfigError: two processes differ, in every process; names the first such key and both values.
+    """
+    plain = {key: value if isinstance(value, _PLAIN) else type(value).__name__ for key, value in settings.items()}
+    first, *others = comm.all_gather(plain)
+    for rank, other in enumerate(others, 1):
+        for key in (*first, *other):
+            here, there = first.get(key, "absent"), other.get(key, "absent")
+            if here != there:
+                raise ConfigError(
+                    f"{key} is {here!r} in process 0 and {there!r} in process {rank}: their files, environments or "
+                    f"GPUs differ; state {key}=VALUE"
+                )
+
+
+_PLAIN = (str, int, float, bool, type(None))
 
 
 def wrap_model(model: nn.Module, find_unused_parameters: bool = False) -> nn.Module:

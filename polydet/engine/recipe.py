@@ -5,7 +5,7 @@ A config with a node ``recipe`` has the value ``"auto"`` where a quantity of its
     recipe = dict(
         speed="auto",                                        # fast, gpu, or what the machine is
         fast=dict(batch=4, lr=1e-3, visits=300), gpu=dict(batch=16, lr=2e-4, visits=90_000),
-        released=dict(finest=3, coarsest=7),                 # levels of published weights, for train.init_checkpoint
+        released=dict(finest=3, coarsest=7),                 # quantities of published weights (train.init_checkpoint)
         keys=dict(short="dataloader.train.mapper.augmentations.short", lr="optimizer.lr"),
     )
 
@@ -71,9 +71,11 @@ def _check(cfg: DictConfig, recipe: DictConfig) -> None:
         raise ConfigError(f"recipe.{first} is unknown; a recipe has {', '.join(sorted(_OPTIONS))}")
     if recipe.speed not in (AUTO, *SPEEDS):
         raise ConfigError(f"recipe.speed must be auto, fast or gpu, not {recipe.speed!r}")
+    for node in ("keys", "released"):
+        for quantity in recipe[node]:
+            if quantity not in RULES:
+                raise ConfigError(f"recipe.{node}.{quantity} is no quantity; known are {', '.join(sorted(RULES))}")
     for quantity, key in recipe["keys"].items():
-        if quantity not in RULES:
-            raise ConfigError(f"recipe.keys.{quantity} is no quantity; known are {', '.join(sorted(RULES))}")
         if OmegaConf.select(cfg, key, default=_ABSENT) is _ABSENT:
             raise ConfigError(f"recipe.keys.{quantity}: the config has no key {key!r}")
 

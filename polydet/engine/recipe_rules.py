@@ -32,7 +32,7 @@ class Facts:
         speed: ``fast`` (two CPU cores, minutes) or ``gpu`` (one GPU, an hour).
         base: the config's own ``batch``, ``lr`` for it, and ``visits`` (images shown in a training) at this speed.
         start: what training starts from: ``""`` (the backbone's own weights), ``own`` (a model whose parts are in
-            ``chosen``), or ``released`` (a published model, whose levels ``base["released"]`` holds).
+            ``chosen``), or ``released`` (a published model, whose own quantities ``base["released"]`` holds).
         chosen: quantities that are given by the config or an override, and those that were decided.
         reasons: of those that were decided, in the order of decision.
     """
@@ -47,7 +47,9 @@ class Facts:
     def get(self, quantity: str) -> Any:
         """The value of a quantity, decided now if it is not known yet."""
         if quantity not in self.chosen:
-            self.chosen[quantity], self.reasons[quantity] = RULES[quantity](self)
+            published = self.base["released"] if self.released else {}
+            found = (published[quantity], RELEASED) if quantity in published else RULES[quantity](self)
+            self.chosen[quantity], self.reasons[quantity] = found
         return self.chosen[quantity]
 
     @property
@@ -112,8 +114,6 @@ def max_size(facts: Facts) -> tuple[int, str]:
 def finest(facts: Facts) -> tuple[int, str]:
     """Finest level, by its exponent of 2: small boxes span five of its cells, as far as the backbone has it."""
     side = facts.small_side()
-    if facts.released:
-        return facts.base["released"]["finest"], RELEASED
     level = int(np.clip(math.floor(math.log2(side / 5)), 2, 3))
     return level, f"small boxes are {side:.0f} px, {side / 2**level:.0f} cells of stride {2**level}"
 
@@ -121,8 +121,6 @@ def finest(facts: Facts) -> tuple[int, str]:
 @part
 def coarsest(facts: Facts) -> tuple[int, str]:
     """Coarsest level."""
-    if facts.released:
-        return facts.base["released"]["coarsest"], RELEASED
     largest = float(np.quantile(facts.sides().max(1), 0.95))
     level = 7 if largest >= 512 else 6
     return level, f"large boxes are {largest:.0f} px long"
@@ -302,7 +300,7 @@ def detections(facts: Facts) -> tuple[int, str]:
     return (100 if most <= 50 else max(300, 100 * math.ceil(1.25 * most / 100))), f"{most} objects at most"
 
 
-@rule
+@part
 def queries(facts: Facts) -> tuple[int, str]:
     """Queries of a DETR: twice the objects of a full image."""
     most = facts.data.objects_per_image(1.0)

@@ -13,8 +13,9 @@ from omegaconf import DictConfig, open_dict
 from polydet.data import prepare_cards
 from polydet.engine.build import build_loader, build_model, build_trainer, duration, initialise, register_hooks
 from polydet.engine.checkpoint import Checkpointer
-from polydet.engine.config import REQUIRED_KEYS, ConfigError, stage_config
+from polydet.engine.config import REQUIRED_KEYS, ConfigError, flatten, stage_config
 from polydet.engine.denormals import flush_denormals
+from polydet.engine.distributed import refuse_disagreement
 from polydet.engine.evaluate import Results, check_evaluators, evaluate
 from polydet.engine.labels import closed_space, label_space, labels_of, refuse_other_labels
 from polydet.engine.output import log_to, prepare_output
@@ -49,6 +50,7 @@ def run(cfg: DictConfig, resume: bool = False, eval_only: bool = False) -> Resul
     if missing:
         raise ConfigError(f"the config has no {', '.join(missing)}; a run needs {', '.join(REQUIRED_KEYS)}")
     conform(cfg)  # a config that a program made has defaults, too
+    refuse_disagreement(flatten(cfg))
     output_dir = prepare_output(cfg, resume, eval_only)
     if resume and not eval_only and (output_dir / "DONE").is_file():
         logger.info("%s is finished", output_dir)

@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from polydet.data import DatasetCard, DatasetError, data_statistics, register_card
-from polydet.engine import ConfigError, load_config
+from polydet.engine import ConfigError, distributed, load_config
 from polydet.engine.config import flatten, save_config
 from polydet.engine.recipe_rules import RULES, Facts
 from polydet.engine.trust import plain_config
@@ -126,6 +127,20 @@ def test_weights_to_start_from_decide_the_size(cards):
 def test_several_cards_share_no_negatives(cards):
     cfg = load("recipe.speed=fast", card="one_large,other_names")
     assert cfg.model.roi_heads.label_loss.hl_scope == "own_dataset"
+
+
+def test_processes_that_decide_differently_stop_with_the_key(cards, monkeypatch):
+    """Each process resolves the recipe; the one that sees no GPU would train another model."""
+    one, again = flatten(load()), flatten(load())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    other = flatten(load())
+    kept = []
+    monkeypatch.setattr(distributed.comm, "all_gather", lambda plain: kept.append(plain) or kept)
+    for settings in (one, again):
+        distributed.refuse_disagreement(settings)
+    message = r"is '?[\w.]+'? in process 0 and '?[\w.]+'? in process 2: their files, environments or GPUs differ"
+    with pytest.raises(ConfigError, match=message):
+        distributed.refuse_disagreement(other)
 
 
 def test_mistakes_are_named(cards):

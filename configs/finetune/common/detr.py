@@ -8,6 +8,7 @@ optimizer.params.lr_factors = {r"^backbone\.bottom_up\.": 0.1}
 
 def fit(model, **keys):
     """Leave the sizes of a DETR to the recipe; -> the node ``recipe``.  ``keys``: further quantities of the model."""
+    published = dict(ffn_dim=model.encoder.layer.ffn_dim, queries=model.queries.num_queries)
     model.dim = AUTO
     for part in (model.encoder, model.decoder):
         part.num_layers = AUTO
@@ -29,4 +30,5 @@ def fit(model, **keys):
             queries="model.queries.num_queries",
             **keys,
         ),
+        **published,
     )

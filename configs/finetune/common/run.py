@@ -31,8 +31,9 @@ train.clip_grad.update(kind="norm", value=1.0)
 train.amp.dtype = AUTO
 
 
-def recipe_of(lr, keys, released=(3, 7)):
-    """The node ``recipe`` of a model: rates for batches of 4 and 16, where its quantities stand, published levels."""
+def recipe_of(lr, keys, **released):
+    """The node ``recipe`` of a model: rates for batches of 4 and 16, where its quantities stand, those of released
+    weights that differ from what speed=gpu would take."""
     shared = dict(
         short="dataloader.train.mapper.augmentations.short",
         max_size="dataloader.train.mapper.augmentations.max_size",
@@ -48,7 +49,7 @@ def recipe_of(lr, keys, released=(3, 7)):
         speed="auto",
         fast=dict(batch=4, lr=lr[0], visits=300),
         gpu=dict(batch=16, lr=lr[1], visits=90_000),
-        released=dict(finest=released[0], coarsest=released[1]),
+        released=dict(finest=3, coarsest=7) | released,
         keys={**shared, **keys},
     )
 
