@@ -4,10 +4,12 @@
     ... --detectors torchvision finetune/scaledet --seeds 0 1 2     a part of it
     ... --folds 3     cross-validation on train.json alone, to choose settings with; val.json is not opened
     ... --set finetune/scaledet:optimizer.lr=5e-4 --set torchvision@cells:lr=5e-4     other settings, for one set only
+    ... again with the same --output: what it holds is not run again
 
 FOLDER holds ``train.json``, ``val.json`` (COCO) and ``images/``. Every detector starts from the same ImageNet weights,
 which ship as a package (no pre-training is hidden in them: its cost would count otherwise). Training is measured in
-seconds of CPU of the whole process, from the first to the last step, images decoded in it.
+seconds of CPU of the whole process, from the first to the last step, images decoded in it.  torchvision's detector has
+the image size and the anchors of this house's recipe.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import argparse
 import itertools
 import json
 import platform
+import re
 import statistics
 import tempfile
 from pathlib import Path
@@ -25,8 +28,9 @@ import torch
 import torchvision_peer
 from cpu_clock import CpuClock
 
-from polydet.data import DatasetCard, prepare_cards, register_card
+from polydet.data import DatasetCard, data_statistics, prepare_cards, register_card
 from polydet.engine import run
+from polydet.engine.recipe_rules import Facts
 from polydet.model_zoo import get_config
 
 DETECTORS = ["torchvision", "finetune/scaledet", "finetune/faster_rcnn"]
@@ -51,12 +55,18 @@ def folds_of(folder: Path, folds: int, scratch: Path) -> list[tuple[Path, Path]]
     return files
 
 
-def train_here(config: str, files: tuple[Path, Path], images: Path, seed: int, settings: list[str], out: Path) -> dict:
-    """One training of a config of this house -> metrics of its evaluation and the CPU seconds of its steps."""
+def cards_of(files: tuple[Path, Path], images: Path, out: Path) -> list[str]:
+    """Names of the cards of a training and a test file."""
     names = [f"{out.name}_train", f"{out.name}_val"]
     for name, file in zip(names, files):
         register_card(DatasetCard(name, str(file.absolute()), str(images.absolute())), overwrite=True)
     prepare_cards(names)
+    return names
+
+
+def train_here(config: str, files: tuple[Path, Path], images: Path, seed: int, settings: list[str], out: Path) -> dict:
+    """One training of a config of this house -> metrics of its evaluation and the CPU seconds of its steps."""
+    names = cards_of(files, images, out)
     cfg = get_config(
         config,
         [
@@ -77,6 +87,15 @@ def train_here(config: str, files: tuple[Path, Path], images: Path, seed: int, s
     return {"metrics": metrics, "cpu_seconds": CpuClock.seconds, "steps": int(cfg.train.max_iter)}
 
 
+def train_peer(files: tuple[Path, Path], images: Path, seed: int, settings: list[str], out: Path) -> dict:
+    """One training of torchvision's, with the size and the anchors of the recipe from stride 4 on."""
+    facts = Facts(data_statistics(cards_of(files, images, out)[:1]), "fast", {"batch": 4, "lr": 1e-3, "visits": 300})
+    first = facts.get("anchor_sizes")[0][0] / 2 ** (facts.get("finest") - 2)
+    fitted = {"short": facts.get("short"), "long": facts.get("max_size"), "anchors": [first * 2**i for i in range(5)]}
+    given = {key: json.loads(value) for key, value in (entry.split("=", 1) for entry in settings)}
+    return torchvision_peer.train(files[0], files[1], images, seed, {**fitted, **given})
+
+
 def settings_of(detector: str, data: str, given: list[str]) -> list[str]:
     """Those for every set first, then those for this one."""
     prefixes = (f"{detector}:", f"{detector}@{data}:")
@@ -86,12 +105,11 @@ def settings_of(detector: str, data: str, given: list[str]) -> list[str]:
 def one(detector: str, files: tuple[Path, Path], images: Path, seed: int, settings: list[str], out: Path) -> dict:
     if detector != "torchvision":
         return train_here(detector, files, images, seed, settings, out)
-    overrides = dict(entry.split("=", 1) for entry in settings)
-    return torchvision_peer.train(files[0], files[1], images, seed, {k: json.loads(v) for k, v in overrides.items()})
+    return train_peer(files, images, seed, settings, out)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Mean over seeds (and folds) for each set and detector."""
+    """Mean over seeds (and folds) for each set and detector; sets and detectors in the order of their first run."""
     lines = ["| photographs | detector | steps | CPU s | AP | of each run | AP50 |", "|---|---|---|---|---|---|---|"]
     for key in dict.fromkeys((row["data"], row["detector"]) for row in rows):
         mine = [row for row in rows if (row["data"], row["detector"]) == key]
@@ -121,18 +139,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = json.loads(args.output.read_text())["rows"] if args.output.is_file() else []
+    done = [(row["seed"], row["fold"], row["data"], row["detector"]) for row in rows]
     with tempfile.TemporaryDirectory() as scratch:
         sets = dict(entry.split("=", 1) for entry in args.data)
         splits = {name: folds_of(Path(folder), args.folds, Path(scratch)) for name, folder in sets.items()}
         folds = args.fold or range(max(args.folds, 1))
         for seed, fold, name, detector in itertools.product(args.seeds, folds, sets, args.detectors):
+            if (seed, fold, name, detector) in done:
+                continue
             out = Path(scratch) / f"{name}_{detector.replace('/', '_')}_{fold}_{seed}"
             given = settings_of(detector, name, args.set)
             found = one(detector, splits[name][fold], Path(sets[name]) / "images", seed, given, out)
             rows.append({"data": name, "detector": detector, "fold": fold, "seed": seed, **found})
             print(rows[-1], flush=True)
             write(args, rows)
+    write(args, rows)
     print(table(rows))
 
 
@@ -145,7 +167,9 @@ def write(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
         "rows": rows,
     }
     args.output.write_text(json.dumps(report, indent=1) + "\n")
-    args.output.with_suffix(".md").write_text(table(rows) + "\n")
+    path = args.output.with_suffix(".md")
+    text = path.read_text() if path.is_file() else "| |\n"
+    path.write_text(re.sub(r"(^\|.*\n)+", lambda _: table(rows) + "\n", text, count=1, flags=re.MULTILINE))
 
 
 if __name__ == "__main__":
