@@ -15,6 +15,7 @@ from sklearn.metrics import silhouette_score
 
 from aligndet.adapters import DetectorAdapter
 from polydet.data import DetectionMapper, get_card, load_card
+from polydet.files import save_figure
 
 
 def annotated_views(
@@ -23,7 +24,8 @@ def annotated_views(
     """Images of a card with the boxes of some classes only, until every class has ``per_class`` boxes.
 
     Yields:
-        ``image``, ``instances`` (``gt_boxes``, ``gt_classes`` position in ``classes``, ``gt_ids``) and ``file_name``.
+        ``image``, ``instances`` (``gt_boxes``, ``gt_classes`` position in ``classes``, ``gt_ids``), ``objects`` (boxes
+        of every annotation, of whatever class, ``[m, 4]`` xyxy in the image's pixels) and ``file_name``.
 
     Raises:
         ValueError: a class that the card lacks.
@@ -45,9 +47,17 @@ def annotated_views(
             continue
         view = mapper({**record, "annotations": kept})
         view["instances"].gt_ids = torch.arange(len(view["instances"]))
+        view["objects"] = _boxes(record, view["image"].shape[1:])
         yield view
         if all(count >= per_class for count in seen.values()):
             return
+
+
+def _boxes(record: Mapping[str, Any], size: Sequence[int]) -> torch.Tensor:
+    """Every annotated box of a dataset dict, crowds too, in a copy of its image of ``size`` (height, width): xyxy."""
+    boxes = torch.tensor([annotation["bbox"] for annotation in record["annotations"]]).view(-1, 4)  # XYWH
+    scale = torch.tensor([size[1] / record["width"], size[0] / record["height"]]).repeat(2)
+    return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1) * scale
 
 
 @torch.no_grad()
@@ -94,7 +104,7 @@ def draw_tsne(
         axis.set(title=f"{title}: silhouette {scores[title]:.3f}", xticks=[], yticks=[])
     axes[0][0].legend()
     figure.tight_layout()
-    figure.savefig(output, dpi=120)
+    save_figure(output, figure, dpi=120)
     plt.close(figure)
     return scores
 
@@ -105,8 +115,11 @@ def draw_centres(
 ) -> dict[str, float]:
     """Figure 5: centres of the highest ranked boxes, a row per image and a column per arm.
 
+    Args:
+        views: of :func:`annotated_views`; ``objects`` of all classes count, pre-training knows none.
+
     Returns:
-        for each arm the share of centres that lie in an annotated box, 0 to 1.
+        for each arm the share of centres that lie in an annotated box of any class, 0 to 1.
     """
     from matplotlib import pyplot as plt
 
@@ -118,7 +131,7 @@ def draw_centres(
         for row, view in enumerate(views):
             boxes = adapter.ranked_boxes([view], limit)[0].cpu()
             centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-            truth = view["instances"].gt_boxes.tensor
+            truth = view["objects"]
             within = (centres[:, None] > truth[None, :, :2]) & (centres[:, None] < truth[None, :, 2:])
             hits, total = hits + int(within.all(2).any(1).sum()), total + len(centres)
             axis = axes[row][column]
@@ -127,8 +140,8 @@ def draw_centres(
             height, width = view["image"].shape[1:]
             axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
         inside[title] = hits / max(total, 1)
-        axes[0][column].set_title(f"{title}: {100 * inside[title]:.0f} % in objects")
+        axes[0][column].set_title(f"{title}: {100 * inside[title]:.0f} % in objects of any class")
     figure.tight_layout()
-    figure.savefig(output, dpi=100)
+    save_figure(output, figure, dpi=100)
     plt.close(figure)
     return inside

@@ -20,6 +20,9 @@ from detclipv2.phrases import NounPhrases
 from detclipv2.predictor import WordPredictor
 from polydet import model_zoo
 from polydet.data import load_card, prepare_cards, read_image
+from polydet.engine.command import command
+from polydet.engine.pictures import with_labels_inside
+from polydet.files import save_figure
 
 COLOURS = ("tab:red", "tab:blue", "tab:green", "tab:orange", "tab:purple", "tab:brown", "tab:pink", "tab:cyan")
 
@@ -55,7 +58,7 @@ def draw_word_regions(
         canvas.draw_box(box, edge_color=colour)
         canvas.draw_text(f"{word} {score:.2f}", box[:2], color=colour, horizontal_alignment="left")
         drawn.append(word)
-    return canvas.get_output().get_image(), drawn
+    return with_labels_inside(canvas.get_output()), drawn
 
 
 def save_pictures(pictures: Sequence[tuple[str, np.ndarray]], path: Path, columns: int = 4) -> None:
@@ -69,8 +72,7 @@ def save_pictures(pictures: Sequence[tuple[str, np.ndarray]], path: Path, column
     for axis, (caption, picture) in zip(axes, pictures):
         axis.imshow(picture)
         axis.set_title(caption, fontsize=8, wrap=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=90)
+    save_figure(path, figure, dpi=90)
 
 
 def _pairs(args: argparse.Namespace) -> list[tuple[np.ndarray, str]]:
@@ -110,4 +112,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main, also=(ValueError,))

@@ -12,6 +12,9 @@ from detectron2.structures import Instances
 from detectron2.utils.visualizer import ColorMode, Visualizer
 from matplotlib.figure import Figure
 
+from polydet.engine.pictures import with_labels_inside
+from polydet.files import save_figure
+
 from .meta_arch import METR
 
 
@@ -58,13 +61,12 @@ def draw(
     drawn = visualizer.overlay_instances(
         boxes=boxes, labels=labels, assigned_colors=[colours[name] for name in names], alpha=1.0
     )
-    return drawn.get_image()
+    return with_labels_inside(drawn)
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write the figure; the folder is made."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80)
+    """Write the figure as PNG, whole or not at all; the folder is made."""
+    save_figure(path, figure, dpi=80)
 
 
 def _palette(count: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
@@ -20,6 +21,7 @@ __all__ = [
     "leftovers",
     "locked",
     "remove_leftovers",
+    "save_figure",
     "text_digest",
     "whole_file",
     "whole_folder",
@@ -94,6 +96,16 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Write ``data``, whole or not at all; raises as :func:`whole_file`."""
     with whole_file(path) as temporary:
         temporary.write_bytes(data)
+
+
+def save_figure(path: str | os.PathLike[str], figure: Any, **options: Any) -> None:
+    """Write a matplotlib figure as PNG, whole or not at all; raises as :func:`whole_file`.
+
+    Args:
+        options: of matplotlib's ``savefig``.
+    """
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", **options)
 
 
 def leftovers(folder: str | os.PathLike[str], of: str = "") -> list[Path]:

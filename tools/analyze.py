@@ -3,6 +3,7 @@
 
 python tools/analyze.py metr/table2_dino_r50_12ep --size 800 1066 [--steps 5] [--device cuda] [key=value ...]
 python tools/analyze.py detclipv2_swint --steps 5 --loader            # a model that trains on more than boxes
+python tools/analyze.py quickstart/aligndet --stage finetune          # one of a config's stages
 
 FLOPs are multiply-adds (fvcore's convention, and the DETR papers'); operators that fvcore cannot count are listed, the
 deformable attention kernel among them. Embeddings of words are made up as well.
@@ -28,7 +29,10 @@ from torch import Tensor, nn
 
 from polydet import model_zoo
 from polydet.data.card import find_card
+from polydet.engine import ConfigError
 from polydet.engine.build import build_loader
+from polydet.engine.command import command
+from polydet.engine.config import stage_config
 from polydet.engine.distributed import seed_everything
 from polydet.engine.published import skip_published_weights
 from polydet.files import write_text
@@ -140,6 +144,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--size", nargs=2, type=int, default=(800, 1066), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--images", type=int, default=1)
+    parser.add_argument("--stage", help="its name, where the config has stages")
     parser.add_argument("--steps", type=int, default=0, help="timed steps; 0 for none")
     parser.add_argument("--loader", action="store_true", help="time steps on batches of the config's own loader")
     parser.add_argument("--device", default="cpu")
@@ -147,6 +152,11 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     seed_everything(0)
     cfg = model_zoo.get_config(args.config, args.overrides)
+    if args.stage:
+        cfg = stage_config(cfg, args.stage)
+    elif "stages" in cfg:
+        named = ", ".join(name for name, stage in cfg.stages.items() if "model" in stage)
+        raise ConfigError(f"{args.config} has several models; name one with --stage: {named}")
     skip_published_weights(cfg.model)
     make_up_words(cfg.model)
     model = instantiate(cfg.model).to(args.device)
@@ -170,4 +180,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main, also=(RuntimeError,))

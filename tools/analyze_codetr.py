@@ -13,7 +13,6 @@ queries      where original and customised positive queries lie (figure 7)
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,14 @@ import torch
 from detectron2.config import instantiate
 from torch import Tensor, nn
 
-from codetr import analysis, gradcam
-from polydet.data import DatasetError, prepare_cards
+from codetr import CoDETR, analysis, gradcam
+from polydet.data import prepare_cards
 from polydet.data.union import Union
-from polydet.engine import CheckpointError, ConfigError, build_model, load_config, load_file
-from polydet.files import write_text
+from polydet.detr import DETR
+from polydet.engine import ConfigError, build_model, load_file
+from polydet.engine.command import command
+from polydet.files import save_figure, write_text
+from polydet.model_zoo import get_model_config
 
 PICTURES = 4
 
@@ -40,11 +42,22 @@ class Run:
 
     def __init__(self, label: str, config: str, checkpoints: list[str], dataset: str | None, images: int) -> None:
         self.label, self.checkpoints = label, checkpoints
-        self.cfg = load_config(config, [])
+        self.cfg = get_model_config(config, (), checkpoints[-1])
         self.model = build_model(self.cfg).eval()
+        if not isinstance(self.model, DETR):
+            raise ConfigError(f"{label}: {config} builds a {type(self.model).__name__}, and the figures are of DETRs")
+        if not dataset and not self.cfg.dataloader.test_datasets:
+            raise ConfigError(f"{label}: {config} has no test datasets; name a card with --dataset")
         self.dataset = dataset or list(self.cfg.dataloader.test_datasets)[0]
         self.count = images
         self.load(checkpoints[-1])
+
+    def needs_heads(self, queries: bool = False) -> None:
+        """Raise ConfigError where the model has no auxiliary heads (or no queries of theirs) to measure."""
+        parts = self.model.collaborators if isinstance(self.model, CoDETR) else None
+        if parts is None or (queries and parts.queries is None):
+            what = "positive queries" if queries else "auxiliary heads"
+            raise ConfigError(f"{self.label}: its {type(self.model).__name__} has no {what}: take a Co-DETR with K > 0")
 
     def load(self, checkpoint: str) -> nn.Module:
         """The model with the weights of one of its checkpoints."""
@@ -79,15 +92,23 @@ def measure_curves(runs: list[Run], score: Callable[[Any, dict[str, Any]], Tenso
             curve.update(heat.cpu(), x["instances"].gt_boxes.tensor)
             if index < PICTURES:
                 row[index].imshow(x["image"].permute(1, 2, 0).numpy())
-                row[index].imshow(heat.cpu().numpy(), cmap="jet", alpha=0.5, vmin=0, vmax=1)
+                low, high = float(heat.min()), float(heat.max())  # of the picture: they may be close together
+                row[index].imshow(heat.cpu().numpy(), cmap="jet", alpha=0.5, vmin=low, vmax=max(high, low + 1e-9))
+                row[index].set_title(f"{run.label}: {low:.4f} to {high:.4f}", fontsize=8)
                 row[index].set_axis_off()
         iof, iob = curve.curve()
-        axis.plot(iob, iof, label=run.label)
-        result[run.label] = {"iof": iof.tolist(), "iob": iob.tolist(), "iof_at_iob_0.2": curve.iof_at(0.2)}
+        axis.plot(iob, iof, label=f"{run.label}: area {curve.area():.3f}")
+        result[run.label] = {
+            "thresholds": curve.thresholds().tolist(),
+            "iof": iof.tolist(),
+            "iob": iob.tolist(),
+            "iof_at_iob_0.2": curve.iof_at(0.2),
+            "area": curve.area(),
+        }
     axis.set(xlabel="IoB", ylabel="IoF", xlim=(0, 1), ylim=(0, 1))
     axis.legend()
-    figure.savefig(output / "iof_iob.png", dpi=150, bbox_inches="tight")
-    pictures.savefig(output / "score_maps.png", dpi=100, bbox_inches="tight")
+    save_figure(output / "iof_iob.png", figure, dpi=150, bbox_inches="tight")
+    save_figure(output / "score_maps.png", pictures, dpi=100, bbox_inches="tight")
     return result
 
 
@@ -126,7 +147,7 @@ def measure_instability(runs: list[Run], output: Path) -> dict:
         result[run.label] = values
     axis.set(xlabel="checkpoint", ylabel="IS")
     axis.legend()
-    figure.savefig(output / "instability.png", dpi=150, bbox_inches="tight")
+    save_figure(output / "instability.png", figure, dpi=150, bbox_inches="tight")
     return result
 
 
@@ -135,6 +156,7 @@ def measure_distance(runs: list[Run], output: Path) -> dict:
     figure, axis = plt.subplots(figsize=(6, 4))
     result, position = {}, 0
     for run in runs:
+        run.needs_heads()
         model: Any = run.model
         distances = gradcam.HeadDistances()
         for x in run.samples():
@@ -147,7 +169,7 @@ def measure_distance(runs: list[Run], output: Path) -> dict:
         position += len(average) + 1
     axis.set(ylabel="average distance")
     axis.legend()
-    figure.savefig(output / "distance.png", dpi=150, bbox_inches="tight")
+    save_figure(output / "distance.png", figure, dpi=150, bbox_inches="tight")
     return result
 
 
@@ -156,6 +178,7 @@ def measure_queries(runs: list[Run], output: Path) -> dict:
     result: dict[str, dict[str, float]] = {}
     pictures, panels = plt.subplots(len(runs), PICTURES, squeeze=False, figsize=(3 * PICTURES, 3 * len(runs)))
     for row, run in zip(panels, runs):
+        run.needs_heads(queries=True)
         model: Any = run.model
         sums = {"positive": [0.0, 0], "negative": [0.0, 0]}
         for index, x in enumerate(run.samples()):
@@ -167,7 +190,7 @@ def measure_queries(runs: list[Run], output: Path) -> dict:
             if index < PICTURES:
                 _draw(row[index], x, found)
         result[run.label] = {k: total / max(count, 1) / 2**0.5 for k, (total, count) in sums.items()}
-    pictures.savefig(output / "queries.png", dpi=100, bbox_inches="tight")
+    save_figure(output / "queries.png", pictures, dpi=100, bbox_inches="tight")
     return result
 
 
@@ -196,7 +219,7 @@ MEASURES: dict[str, Callable[[list[Run], Path], dict]] = {
 
 
 def main(argv: list[str] | None = None) -> dict:
-    """Run one measurement; writes `result.json` and pictures, and returns what it wrote."""
+    """Run one measurement; writes `result.json` and pictures, says so, and returns what it wrote."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measure", choices=sorted(MEASURES))
     parser.add_argument("--run", nargs="+", action="append", required=True, metavar="LABEL CONFIG CHECKPOINT")
@@ -212,11 +235,19 @@ def main(argv: list[str] | None = None) -> dict:
     runs = [Run(label, config, checkpoints, args.dataset, args.images) for label, config, *checkpoints in args.run]
     result = MEASURES[args.measure](runs, output)
     write_text(output / "result.json", json.dumps(result, indent=1))
+    for label, values in result.items():
+        print(f"{label}: {_summary(values)}")
+    print(f"wrote {', '.join(map(str, sorted(output.iterdir())))}")
     return result
 
 
+def _summary(values: Any) -> str:
+    """Numbers of a run in a line, without the curves."""
+    if isinstance(values, list):
+        return ", ".join(f"{value:.2f}" for value in values)
+    flat = values.get("average", values)
+    return ", ".join(f"{name} {value:.4g}" for name, value in flat.items() if isinstance(value, int | float))
+
+
 if __name__ == "__main__":
-    try:
-        main()
-    except (ConfigError, CheckpointError, DatasetError, ValueError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    command(main, also=(ValueError,))

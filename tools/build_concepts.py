@@ -11,11 +11,11 @@ zero-shot test. The lines of the file are `name<TAB>count<TAB>definition`.
 """
 
 import argparse
-import sys
 
 from detclipv2 import NounPhrases, WordNetDefinitions, build_dictionary
 from detclipv2.definitions import load_wordnet, write_concepts
-from polydet.data import DatasetError, prepare_cards
+from polydet.data import prepare_cards
+from polydet.engine.command import command
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -48,7 +48,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(parse_args())
-    except (DatasetError, RuntimeError, OSError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    command(lambda: main(parse_args()), also=(RuntimeError,))

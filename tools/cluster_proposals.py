@@ -10,7 +10,8 @@ from pathlib import Path
 from aligndet.clusters import cluster
 from aligndet.proposal_columns import ProposalColumns
 from polydet.backbones import TimmBackbone
-from polydet.data import load_card
+from polydet.data import load_card, prepare_cards
+from polydet.engine.command import command
 from polydet.engine.distributed import resolve_device
 
 
@@ -33,6 +34,10 @@ def main() -> None:
     args = parser.parse_args()
     if (args.dataset is None) == (args.root is None):
         parser.error("give either --dataset or --root")
+    if args.weights in ("", "none", "None"):
+        parser.error("--weights: features of a backbone without weights mean nothing; give a file, or 'timm'")
+    if args.dataset:
+        prepare_cards([args.dataset])
     root = args.root or Path(load_card(args.dataset).image_root)
     columns = ProposalColumns.load(Path(f"{args.proposals}.columns"))
     backbone = TimmBackbone(args.backbone, [args.feature], args.weights).to(resolve_device(args.device))
@@ -44,4 +49,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main, also=(ValueError, RuntimeError))

@@ -9,8 +9,9 @@ Takes the folder of a finished run, or a config file and weights.  Without --siz
 
 import argparse
 import json
-import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import LazyCall as L
@@ -19,15 +20,16 @@ from detectron2.evaluation import inference_on_dataset
 from omegaconf import DictConfig
 from torch import nn
 
-from polydet.data import DatasetError, label_space_of, prepare_cards
+from polydet.data import label_space_of, prepare_cards
 from polydet.data.augmentations import fixed_resize
-from polydet.engine import CheckpointError, ConfigError
+from polydet.engine import ConfigError
+from polydet.engine.command import command
 from polydet.engine.distributed import resolve_device
 from polydet.engine.evaluate import ClassMismatch, classes_of
 from polydet.engine.labels import cards_of, closed_space
-from polydet.evaluation import SameSize, build_evaluator
+from polydet.evaluation import MultiLabelEvaluator, SameSize
 from polydet.files import write_text
-from polydet.model_zoo import brings_weights, get, get_config
+from polydet.model_zoo import get, get_model_config
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -42,6 +44,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)
 
 
+class ClassScores(MultiLabelEvaluator):
+    """Stops at the first image of a model that says nothing about images as a whole."""
+
+    def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
+        """Take a batch."""
+        if any("class_scores" not in output for output in outputs):
+            raise ConfigError(
+                "the model gives boxes only, no scores of an image's classes (class_scores); METR with its category "
+                "extraction has them, and Query2Label"
+            )
+        super().process(list(inputs), list(outputs))
+
+
 def evaluate(cfg: DictConfig, model: nn.Module, dataset: str) -> dict[str, float]:
     """``mAP`` and the AP of each class, 0 to 100."""
     loader_cfg = cfg.dataloader.test.copy()
@@ -50,16 +65,13 @@ def evaluate(cfg: DictConfig, model: nn.Module, dataset: str) -> dict[str, float
     if space is not None and space.names != label_space_of([dataset]).names:
         raise ClassMismatch(f"{dataset} has other classes than the model was trained on")
     with classes_of(model, dataset, None):
-        evaluator = build_evaluator(dataset, None, "multilabel")
-        results = inference_on_dataset(SameSize(model), instantiate(loader_cfg), evaluator)
+        results = inference_on_dataset(SameSize(model), instantiate(loader_cfg), ClassScores(dataset))
     return results["classification"]
 
 
 def main(args: argparse.Namespace) -> int:
     """Evaluate on each dataset and print a line each."""
-    cfg = get_config(args.run, args.overrides)
-    if not args.weights and not brings_weights(args.run):
-        raise ConfigError("a config file needs --weights")
+    cfg = get_model_config(args.run, args.overrides, args.weights)
     if args.size:
         height, width = args.size
         cfg.dataloader.test.mapper.augmentations = L(fixed_resize)(height=height, width=width)
@@ -78,7 +90,4 @@ def main(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(parse_args()))
-    except (ConfigError, CheckpointError, ClassMismatch, DatasetError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    command(lambda: main(parse_args()))

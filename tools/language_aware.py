@@ -6,18 +6,18 @@ python tools/language_aware.py configs/metr_r50_12ep.py --weights model.pth --da
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from detectron2.config import instantiate
 
 from metr import METR
 from metr.pictures import language_panel, save
-from polydet.data import DatasetError, get_card, load_card, prepare_cards
-from polydet.engine import CheckpointError, ConfigError
+from polydet.data import get_card, load_card, prepare_cards
+from polydet.engine import ConfigError
+from polydet.engine.command import command
 from polydet.engine.distributed import resolve_device
 from polydet.engine.labels import cards_of
-from polydet.model_zoo import brings_weights, get, get_config
+from polydet.model_zoo import get, get_model_config
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -44,9 +44,9 @@ def choose_images(dataset: str, words: list[list[str]], count: int) -> list[dict
 
 def main(args: argparse.Namespace) -> int:
     """Draw and save."""
-    cfg = get_config(args.run)
-    if not args.weights and not brings_weights(args.run):
-        raise ConfigError("a config file needs --weights")
+    cfg = get_model_config(args.run, (), args.weights)
+    if not args.dataset and not cfg.dataloader.test_datasets:
+        raise ConfigError(f"{args.run} has no test datasets: name a card with --dataset")
     dataset = args.dataset or cfg.dataloader.test_datasets[0]
     prepare_cards([*cards_of(cfg), dataset])
     model = get(args.run, args.weights, str(resolve_device(cfg.train.device)))
@@ -61,7 +61,4 @@ def main(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(parse_args()))
-    except (ConfigError, CheckpointError, DatasetError, ValueError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    command(lambda: main(parse_args()), also=(ValueError,))

@@ -2,7 +2,8 @@
 
 Examples:
     python tools/make_shapeworld.py                                    the parts that the shapes_* cards read
-    python tools/make_shapeworld.py --layout real --root /tmp/shapes   as COCO, LVIS, Objects365, OpenImages, VOC, WIDER
+    python tools/make_shapeworld.py --layout real --root /tmp/shapes   as COCO, LVIS, Objects365, OpenImages, VOC,
+                                                                       WIDER, GoldG, CC, ODinW
 """
 
 from __future__ import annotations

@@ -17,15 +17,15 @@ import argparse
 import json
 import logging
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
 from detectron2.utils import comm
 
-from polydet.data import DatasetError, Union, prepare_cards
+from polydet.data import Union, prepare_cards
 from polydet.data.builtin.odinw import ODINW13
-from polydet.engine import CheckpointError, ConfigError, load_config, run, run_distributed
+from polydet.engine import ConfigError, load_config, run, run_distributed
+from polydet.engine.command import command
 from polydet.engine.weights import own_weights, use_weights
 from polydet.evaluation.report import write_report
 
@@ -107,10 +107,12 @@ def main(args: argparse.Namespace) -> None:
         print(f"mean AP over {len(results)} sets: {summary['mAP_D']:.2f}")
 
 
+def start(args: argparse.Namespace) -> None:
+    """Look at the config, which costs a second, then start the processes."""
+    config_of(argparse.Namespace(**{**vars(args), "direct": True}), args.sets[0])
+    run_distributed(main, (args,), args.processes, dist_url=args.dist_url)
+
+
 if __name__ == "__main__":
     arguments = parse_args()
-    try:
-        config_of(argparse.Namespace(**{**vars(arguments), "direct": True}), arguments.sets[0])
-        run_distributed(main, (arguments,), arguments.processes, dist_url=arguments.dist_url)
-    except (ConfigError, CheckpointError, DatasetError, OSError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    command(lambda: start(arguments))

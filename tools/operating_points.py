@@ -8,7 +8,6 @@ python tools/operating_points.py frogs.safetensors --dataset frogs_val --precisi
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
@@ -16,15 +15,16 @@ from detectron2.config import instantiate
 from detectron2.evaluation import inference_on_dataset
 from tabulate import tabulate
 
-from polydet.data import DatasetError, prepare_cards
-from polydet.engine import CheckpointError, ConfigError
+from polydet.data import prepare_cards
+from polydet.engine import ConfigError
+from polydet.engine.command import command
 from polydet.engine.distributed import resolve_device
-from polydet.engine.evaluate import ClassMismatch, classes_of
+from polydet.engine.evaluate import classes_of
 from polydet.engine.labels import cards_of, closed_space
 from polydet.engine.portable import NAME
 from polydet.evaluation import SameSize
 from polydet.evaluation.operating import OperatingPointEvaluator
-from polydet.model_zoo import get, get_config, save
+from polydet.model_zoo import get, get_model_config, save
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -41,7 +41,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> int:
     """Evaluate, choose, write, print a line a class."""
-    cfg = get_config(args.run)
+    cfg = get_model_config(args.run, (), args.weights)
     prepare_cards([*cards_of(cfg), args.dataset])
     model = get(args.run, args.weights, str(resolve_device(cfg.train.device)))
     loader_cfg = cfg.dataloader.test.copy()
@@ -63,7 +63,4 @@ def main(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(parse_args()))
-    except (ConfigError, CheckpointError, ClassMismatch, DatasetError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    command(lambda: main(parse_args()))

@@ -14,7 +14,8 @@ from detectron2.config import instantiate
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from polydet.engine import load_config
+from polydet.engine import ConfigError, load_config
+from polydet.engine.command import command
 from polydet.engine.distributed import seed_everything
 from polydet.engine.published import skip_published_weights
 from polydet.engine.sentinels import first_nonfinite_module
@@ -40,6 +41,12 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
+    wanted = [args.folder / name for name in ("info.json", "model.pth", f"batch_rank{args.rank}.pth")]
+    if absent := [path.name for path in wanted if not path.is_file()]:
+        known = ", ".join(map(str, sorted(args.folder.glob("nonfinite/iter_*")))) or "none here"
+        raise ConfigError(
+            f"{args.folder} is no saved step, it has no {', '.join(absent)}: name a run's nonfinite/iter_N ({known})"
+        )
     info = json.loads((args.folder / "info.json").read_text())
     cfg = load_config(args.folder.parent.parent / "config.yaml")
     skip_published_weights(cfg.model)
@@ -55,4 +62,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

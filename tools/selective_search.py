@@ -16,6 +16,8 @@ from aligndet.proposal_columns import ProposalColumns
 from aligndet.proposal_data import make_proposals
 from aligndet.proposal_run import images_of_folder, images_of_json, run
 from aligndet.proposals import MODES, ProposalSettings
+from polydet.data import prepare_cards
+from polydet.engine.command import command
 
 
 def parse_args() -> argparse.Namespace:
@@ -56,6 +58,7 @@ def main() -> None:
         columns = ProposalColumns.read_coco(args.proposals)
         columns.save(args.output.with_name(args.output.name + ".columns"))
     elif args.dataset:
+        prepare_cards([args.dataset])
         columns = make_proposals(
             args.dataset, args.output, args.workers, shard_size=args.shard_size, write_json=write_json, **settings
         )
@@ -72,4 +75,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main, also=(ValueError,))

@@ -22,6 +22,7 @@ import yaml
 from tabulate import tabulate
 
 from polydet.engine import load_config
+from polydet.engine.command import command
 from polydet.engine.provenance import origins
 from polydet.files import write_text
 from polydet.model_zoo import config_path
@@ -188,6 +189,8 @@ def main() -> None:
         explain(args.explain, args.key)
     elif args.write:
         write_pages(ledger, args.write, measured)
+        pages = [args.write / f"{paper}.md" for paper in ledger["papers"]]
+        print(f"wrote {', '.join(map(str, pages))}; {len(measured)} rows measured in {args.runs or 'no runs'}")
     elif args.table:
         show_table(ledger, args.table, measured)
     else:
@@ -195,4 +198,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

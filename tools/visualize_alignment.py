@@ -15,19 +15,31 @@ from pathlib import Path
 
 import torch
 from detectron2.config import instantiate
-from omegaconf import open_dict
 
 from aligndet.adapters import DetectorAdapter
 from aligndet.analysis import annotated_views, box_embeddings, draw_centres, draw_tsne
-from polydet.engine import load_config, load_file
+from aligndet.pretrainer import AlignDet
+from polydet.data import prepare_cards
+from polydet.engine import ConfigError, load_config, load_file
+from polydet.engine.command import command
+from polydet.engine.config import stage_config
 from polydet.engine.distributed import resolve_device
 from polydet.files import write_text
 
 
 def build(cfg, weights=None):
-    """The online detector of a pre-training config, fresh or from a checkpoint."""
+    """The online detector of a pre-training config, fresh or from a checkpoint.
+
+    Raises:
+        ConfigError: the config is of something else than AlignDet's pre-training.
+    """
     torch.manual_seed(int(cfg.train.seed))
     model = instantiate(cfg.model).to(resolve_device(cfg.train.device))
+    if not isinstance(model, AlignDet):
+        raise ConfigError(
+            f"the config builds a {type(model).__name__}; the pictures compare before and after pre-training: "
+            "take a pretrain_* config, or the stage of one with --stage"
+        )
     if weights is not None:
         load_file(model, weights)
     return model.online
@@ -52,9 +64,11 @@ def main() -> None:
         parser.error("--classes: name two or more, they are compared with each other")
     cfg = load_config(args.config_file)
     if args.stage:
-        cfg = cfg.stages[args.stage]
-        with open_dict(cfg):
-            cfg.train.output_dir = str(args.weights.parent)
+        cfg = stage_config(cfg, args.stage)
+        cfg.train.output_dir = str(args.weights.parent)
+    elif "stages" in cfg:
+        raise ConfigError(f"{args.config_file} has stages; name the one that pre-trains with --stage")
+    prepare_cards([args.dataset])
     arms = {"before": build(cfg), "after": build(cfg, args.weights)}
     # read anew for each arm: thousands of images do not fit into memory together
     views = partial(annotated_views, args.dataset, args.classes, args.per_class, args.short, args.max_size)
@@ -71,4 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main, also=(ValueError,))

@@ -88,7 +88,7 @@ def _conform(cfg: DictConfig) -> None:
 def _note_source(cfg: DictConfig, path: Any, overrides: Sequence[str], starts: dict[str, str]) -> None:
     """Where the config is from, and which weights its file starts from unless an override named others.
 
-    A run's ``config.yaml`` keeps its first file, and the overrides of all loads.
+    A run's ``config.yaml`` keeps its first file, and the overrides of all loads; ``loaded`` is this load alone.
     """
     old = cfg.get("source") or {}
     named = {key for override in _parsed(overrides) for key in _named(override)}
@@ -97,6 +97,7 @@ def _note_source(cfg: DictConfig, path: Any, overrides: Sequence[str], starts: d
         **old,
         "file": old.get("file", str(path)),
         "overrides": [*old.get("overrides", []), *overrides],
+        "loaded": {"file": str(path), "overrides": list(overrides)},
         "start": starts.pop("train.init_checkpoint", None),
         "stage_starts": {key.split(".")[1]: start for key, start in starts.items()},
     }
@@ -182,8 +183,12 @@ def stage_config(cfg: DictConfig, name: str) -> DictConfig:
     """A copy of the config of one stage, as a config of its own: ``${train.max_iter}`` in it is its own key.
 
     Raises:
-        ConfigError: an interpolation that only the config around the stages could resolve.
+        ConfigError: no such stage, one that only runs a function, or an interpolation that only the config around the
+            stages could resolve.
     """
+    known = [str(key) for key, stage in cfg.get("stages", {}).items() if "run" not in stage]
+    if name not in known:
+        raise ConfigError(f"no stage that trains is named {name!r}; the config has {', '.join(known) or 'no stages'}")
     stage = copy.deepcopy(cfg.stages[name])
     stage._set_parent(None)
     stage._set_flag("allow_objects", True)  # it was the outer config's

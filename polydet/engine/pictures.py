@@ -8,12 +8,12 @@ import matplotlib.figure
 import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.utils.visualizer import ColorMode, Visualizer
+from detectron2.utils.visualizer import ColorMode, VisImage, Visualizer
 from torch import nn
 
 from polydet.data import DatasetError, load_card, read_image
 from polydet.engine.progress import read_metrics
-from polydet.files import whole_file
+from polydet.files import save_figure
 
 Panel = tuple[str, np.ndarray, np.ndarray]  # title, ground truth, predictions
 
@@ -75,7 +75,29 @@ def _panel(
     if instances.has("pred_masks"):
         instances.remove("pred_masks")
     found = Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.IMAGE).draw_instance_predictions(instances)
-    return title, truth.get_image(), found.get_image()
+    return title, with_labels_inside(truth), with_labels_inside(found)
+
+
+def with_labels_inside(drawn: VisImage) -> np.ndarray:
+    """The picture of a Visualizer, RGB uint8, its labels moved (and those that are too wide made smaller) to lie in it.
+
+    Detectron2 writes from the box's left edge on, and what sticks out of the picture is cut.
+    """
+    renderer: Any = drawn.canvas.get_renderer()
+    frame = drawn.ax.get_window_extent(renderer)
+    for label in drawn.ax.texts:
+        box = label.get_window_extent(renderer)
+        if box.width > frame.width:
+            label.set_fontsize(label.get_fontsize() * frame.width / box.width * 0.95)
+            box = label.get_window_extent(renderer)
+        shift = [
+            max(low - a, 0) or min(high - b, 0)
+            for low, high, a, b in ((frame.x0, frame.x1, box.x0, box.x1), (frame.y0, frame.y1, box.y0, box.y1))
+        ]
+        if any(shift):
+            place = drawn.ax.transData.transform(label.get_position()) + shift
+            label.set_position(drawn.ax.transData.inverted().transform(place))
+    return drawn.get_image()
 
 
 def save_panels(panels: list[Panel], path: Path) -> None:
@@ -89,8 +111,7 @@ def save_panels(panels: list[Panel], path: Path) -> None:
         right.set_title("predictions", fontsize=9)
         left.axis("off")
         right.axis("off")
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=80)
+    save_figure(path, figure, dpi=80)
 
 
 def save_curves(metrics_file: Path, path: Path) -> None:
@@ -114,8 +135,7 @@ def save_curves(metrics_file: Path, path: Path) -> None:
         axis.set_xlabel("iteration")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=100)
+    save_figure(path, figure, dpi=100)
 
 
 def _smooth(values: Sequence[float]) -> np.ndarray:

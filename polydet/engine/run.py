@@ -64,7 +64,7 @@ def run(cfg: DictConfig, resume: bool = False, eval_only: bool = False) -> Resul
     if comm.is_main_process():
         done = output_dir / "DONE"
         name = "run_eval.json" if eval_only and done.is_file() else "run.json"  # training keeps its own
-        write_summary(cfg, output_dir / name, time.time() - started)
+        write_summary(cfg, output_dir / name, time.time() - started, eval_only)
         if not eval_only:
             done.touch()
     return results

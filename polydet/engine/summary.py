@@ -17,16 +17,22 @@ from polydet.files import write_text
 logger = logging.getLogger(__name__)
 
 
-def write_summary(cfg: DictConfig, file: Path, seconds: float) -> None:
-    """Write config file, overrides, time in seconds, peak memory in MiB, device and versions as json; log them."""
+def write_summary(cfg: DictConfig, file: Path, seconds: float, evaluation: bool = False) -> None:
+    """Write config file, overrides, time in seconds, peak memory in MiB, device and versions as json; log them.
+
+    Of an ``evaluation`` that is what it was called with itself, and which weights it looked at; the training's stand in
+    the ``run.json`` of the training.
+    """
     cuda = torch.cuda.is_available()
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     scale = 1 if sys.platform == "darwin" else 1024
     source = cfg.get("source", {})
+    called = source.get("loaded", source) if evaluation else source
     summary = {
-        "config_file": source.get("file"),
+        "config_file": called.get("file"),
         "stage": source.get("stage"),
-        "overrides": list(source.get("overrides", [])),
+        "overrides": list(called.get("overrides", [])),
+        **({"weights": cfg.train.init_checkpoint} if evaluation else {}),
         "seconds": round(seconds, 1),
         "peak_host_memory_mib": round(peak * scale / 2**20),  # the largest of this process and its workers
         "peak_device_memory_mib": round(torch.cuda.max_memory_allocated() / 2**20) if cuda else None,

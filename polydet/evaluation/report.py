@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 from tabulate import tabulate
 
-from polydet.files import whole_file, write_bytes, write_text
+from polydet.files import save_figure, write_bytes, write_text
 from polydet.text import clean_name
 
 __all__ = ["class_results", "summarise", "unseen_classes", "write_report"]
@@ -112,5 +112,4 @@ def _plot(results: Results, task: str, metrics: Sequence[str], path: Path) -> No
     axes.set_ylabel("0 to 100")
     if metrics:
         axes.legend()
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    save_figure(path, figure, dpi=120)

@@ -76,6 +76,18 @@ def get_config(name: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
     return load_config(config_path(name), overrides)
 
 
+def get_model_config(name: str | Path, overrides: Sequence[str] = (), weights: str | Path | None = None) -> DictConfig:
+    """The config of one model whose weights are known: a run's folder, a model file, or a config with ``weights``.
+
+    Raises:
+        ConfigError: a config of several stages, or one without weights.
+    """
+    cfg = _of_one_model(get_config(name, overrides))
+    if weights is None and not brings_weights(name):
+        raise ConfigError(f"{name} is a config, which has no weights: name them with --weights, or name a run's folder")
+    return cfg
+
+
 def get(
     name: str | Path,
     weights: str | Path | None = None,

@@ -1,10 +1,14 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 from aligndet_detectors import build, two_view_batch
+from PIL import Image
 
-from aligndet.analysis import box_embeddings, draw_centres, draw_tsne, separation
+from aligndet.analysis import annotated_views, box_embeddings, draw_centres, draw_tsne, separation
 from aligndet.pretrainer import AlignDet
+from polydet.data import DatasetCard, register_card
 
 
 def views():
@@ -12,6 +16,7 @@ def views():
     for view in found:
         view["instances"].gt_ids = torch.arange(6)
         view["instances"].gt_classes = torch.arange(6) % 3
+        view["objects"] = view["instances"].gt_boxes.tensor
     return found
 
 
@@ -46,6 +51,33 @@ def test_detrs_rank_by_what_they_score(kind):
     height, width = view["image"].shape[-2:]
     centre = (adapter.ranked_boxes([view], 1)[0][0].view(2, 2).mean(0) / torch.tensor([width, height])).tolist()
     assert centre == pytest.approx(best[:2].tolist(), abs=1e-4)
+
+
+def test_centres_in_boxes_of_any_class_count(tmp_path):
+    """Pre-training knows no classes: a centre in an object of a class that is not shown lies in an object too."""
+
+    class Ranks(torch.nn.Module):
+        def ranked_boxes(self, views, limit):
+            return [torch.tensor([[0.0, 0, 20, 20], [100, 20, 120, 40], [150, 100, 160, 110]])]
+
+    picture = np.zeros((60, 90, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    boxes = [([2, 2, 10, 10], 1, 0), ([50, 5, 20, 20], 2, 0), ([0, 40, 5, 5], 3, 1)]
+    document = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 60, "width": 90}],
+        "annotations": [
+            {"id": i, "image_id": 1, "category_id": k, "bbox": box, "iscrowd": crowd}
+            for i, (box, k, crowd) in enumerate(boxes, 1)
+        ],
+        "categories": [{"id": k, "name": name} for k, name in enumerate(("cup", "dog", "elk"), 1)],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    register_card(DatasetCard("any_class", str(tmp_path / "a.json"), str(tmp_path)), overwrite=True)
+    (view,) = annotated_views("any_class", ["cup"], 5, short=120, max_size=500)
+    assert len(view["instances"]) == 1 and view["image"].shape == (3, 120, 180)
+    assert view["objects"].tolist() == [[4, 4, 24, 24], [100, 10, 140, 50], [0, 80, 10, 90]]
+    inside = draw_centres({"a": Ranks()}, [view], tmp_path / "c.png")
+    assert inside["a"] == pytest.approx(2 / 3)
 
 
 def test_separation_orders_what_is_separated():

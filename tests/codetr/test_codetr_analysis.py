@@ -39,21 +39,44 @@ def test_discriminability_is_equation_7():
 
 def test_iof_iob_is_equation_8():
     torch.manual_seed(1)
-    curve = IoFIoB(torch.tensor([0.0, 0.25, 0.5, 1.0]))
-    hits, areas = torch.zeros(2, 4), [0, 0]
-    for boxes in ([[1, 2, 4, 6], [3, 3, 7, 5]], []):
-        score = torch.rand(8, 9)
+    curve = IoFIoB(points=5)
+    images = [([[1, 2, 4, 6], [3, 3, 7, 5]], torch.rand(8, 9)), ([], torch.rand(8, 9))]
+    for boxes, score in images:
         curve.update(score, torch.tensor(boxes, dtype=torch.float32).view(-1, 4))
+    thresholds = curve.thresholds().tolist()
+    everything = torch.cat([score for _, score in images]).flatten()
+    assert thresholds[0] == 0 and thresholds[-1] == 1
+    assert thresholds[1:-1] == pytest.approx(everything.quantile(torch.tensor([0.25, 0.5, 0.75])).tolist(), abs=0.02)
+    hits, areas = torch.zeros(2, 5), [0, 0]
+    for boxes, score in images:
         for y in range(8):
             for x in range(9):
                 background = not any(b[0] <= x < b[2] and b[1] <= y < b[3] for b in boxes)
                 areas[background] += 1
-                for k, threshold in enumerate((0.0, 0.25, 0.5, 1.0)):
+                for k, threshold in enumerate(thresholds):
                     hits[int(background), k] += float(score[y, x] > threshold)
     iof, iob = curve.curve()
     torch.testing.assert_close(iof.float(), hits[0] / areas[0])
     torch.testing.assert_close(iob.float(), hits[1] / areas[1])
     assert iof[0] == 1 and iof[-1] == 0
+
+
+def test_scores_that_lie_close_together_are_told_apart():
+    """Those of a small model lie between 0.9948 and 0.9995: evenly spaced thresholds saw a diagonal."""
+    torch.manual_seed(0)
+    ranks = torch.rand(64, 64)
+    ranks[10:40, 10:40] += 0.5
+    box = torch.tensor([[10.0, 10.0, 40.0, 40.0]])
+    wide, narrow = IoFIoB(), IoFIoB()
+    wide.update(ranks / 1.5, box)
+    narrow.update(0.9948 + ranks / 1.5 * 0.0047, box)
+    inside = torch.zeros(64, 64, dtype=torch.bool)
+    inside[10:40, 10:40] = True
+    expected = float((ranks[inside][:, None] > ranks[~inside]).float().mean())
+    for curve in (wide, narrow):
+        assert curve.area() == pytest.approx(expected, abs=0.01) and 0.8 < expected < 0.95
+    assert narrow.iof_at(0.2) == pytest.approx(wide.iof_at(0.2), abs=0.01) and wide.iof_at(0.2) > 0.6
+    assert IoFIoB().area() == pytest.approx(0)  # nothing was added
 
 
 def test_curve_of_a_perfect_and_a_blind_score():

@@ -1,6 +1,7 @@
 """ShapeWorld in every real layout, through every real card."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 from polydet.data import DetectionMapper, build_train_loader, get_card, label_space_of, load_card
 from polydet.data.augmentations import large_scale_jitter
 from polydet.data.builtin.objects365 import OBJECTS365_V2_SPELLING
+from polydet.data.builtin.odinw import ODINW13
 from polydet.data.hierarchy import ancestor_matrix
-from polydet.data.shapeworld.real_layout import REAL_NAMES, write_real_layout
+from polydet.data.shapeworld.real_layout import MARKER, REAL_NAMES, write_real_layout
 
 CARDS = {
     "coco": ["coco_2017_train", "coco_2017_val"],
@@ -21,6 +23,7 @@ CARDS = {
     "wider_face": ["wider_face_train", "wider_face_val"],
     "wider_pedestrian": ["wider_pedestrian_train", "wider_pedestrian_val"],
 }
+SETS = [f"odinw_{name}_{split}" for name in ODINW13 for split in ("train", "val", "test")]
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,35 @@ def test_every_card_reads_its_layout(real, name):
     for record in data:
         out = DetectionMapper(True, [])(record)
         assert out["image"].shape == (3, record["height"], record["width"]) == (3, 160, 192)
+
+
+def test_downstream_and_text_cards_read_theirs(real):
+    for name in SETS:
+        data, card = load_card(name), get_card(name)
+        assert len(data) == 8 and len(data.labels) and data.crowds == 0, name
+        assert set(data.labels.tolist()) <= set(range(len(card.classes)))
+        assert DetectionMapper(True, [])(data[0])["image"].shape == (3, 160, 192)
+    for name in ("goldg_flickr_train", "goldg_gqa_train"):
+        data = load_card(name)
+        assert len(data) == 12 and all(a["phrase"] in r["caption"] for r in data for a in r["annotations"])
+    for name in ("cc3m_train", "cc12m_train"):
+        data = load_card(name)
+        assert len(data) == 12 and all(r["caption"] for r in data)
+        assert DetectionMapper(True, [])(data[3])["image"].shape == (3, 160, 192)
+    assert [r["file_name"] for r in load_card("lvis_v1_minival")] == [r["file_name"] for r in load_card("lvis_v1_val")]
+
+
+def test_the_check_takes_the_small_layout_for_what_it_is(real, capsys):
+    path = Path(__file__).parents[2] / "tools" / "check_datasets.py"
+    spec = importlib.util.spec_from_file_location("check_datasets", path)
+    tool = importlib.util.module_from_spec(spec)
+    sys.modules["check_datasets"] = tool  # dataclasses look their module up
+    spec.loader.exec_module(tool)
+    assert tool.main(["coco_2017_train", "lvis_v1_minival", "odinw_Raccoon_val", "cc3m_train"]) == 0
+    assert "24 images, the whole dataset has 118,287: made-up pictures" in capsys.readouterr().out
+    (real / MARKER).rename(real / "elsewhere")
+    assert tool.main(["coco_2017_train"]) == 1 and "fetch the rest" in capsys.readouterr().out
+    (real / "elsewhere").rename(real / MARKER)
 
 
 def test_the_headline_mix_trains(real):

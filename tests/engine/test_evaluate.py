@@ -8,6 +8,7 @@ import torch
 from detectron2.config import LazyCall as L
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Boxes, Instances
+from detectron2.utils.visualizer import Visualizer
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -20,7 +21,7 @@ from polydet.engine.evaluate import (
     results_table,
     write_results,
 )
-from polydet.engine.pictures import draw_predictions, save_curves, save_panels
+from polydet.engine.pictures import draw_predictions, save_curves, save_panels, with_labels_inside
 from polydet.text import LabelSpace
 
 SPACE = LabelSpace({"a": ["cat", "dog"], "b": ["Dog", "bird", "traffic_light"]})
@@ -68,6 +69,22 @@ def test_pictures_are_written(tmp_path):
         assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG" and (tmp_path / name).stat().st_size > 5000
     save_curves(tmp_path / "absent.json", tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
+
+
+@pytest.mark.parametrize("label", ["a cat on the mat 0.53", "many words " * 12])
+def test_labels_at_the_edges_are_drawn_whole(label):
+    picture = np.full((120, 160, 3), 90, np.uint8)
+
+    def ink(corner, whole):
+        canvas = Visualizer(picture, scale=2)
+        canvas.draw_text(label, corner, color="w", horizontal_alignment="left")
+        drawn = with_labels_inside(canvas.get_output()) if whole else canvas.get_output().get_image()
+        return int((drawn.astype(int).max(2) - 90).clip(0).sum())  # of white letters
+
+    middle = ink((2, 60), True)
+    for corner in ((150, 5), (150, 118), (0, 119), (2, 0)):
+        assert ink(corner, True) == pytest.approx(middle, rel=0.1)
+    assert ink((150, 118), False) < 0.5 * middle, "Detectron2 alone cuts it"
 
 
 class Counts(DatasetEvaluator):

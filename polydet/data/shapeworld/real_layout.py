@@ -12,6 +12,7 @@ from polydet.data.shapeworld.documents import coco_document, file_name, lvis_doc
 from polydet.data.shapeworld.generate import SEED, scenes_of, write_images, write_json
 from polydet.data.shapeworld.names import colour_weights
 from polydet.data.shapeworld.openimages import write_openimages
+from polydet.data.shapeworld.real_downstream import write_goldg, write_odinw, write_pairs
 from polydet.data.shapeworld.voc_wider import write_voc, write_wider_face, write_wider_pedestrian
 from polydet.data.shapeworld.world import Scene, Shape
 
@@ -40,7 +41,11 @@ REAL_NAMES: dict[str, dict[str, str]] = {
         "triangle": "boat", "star": "bird", "hexagon": "chair", "oval": "car",
     },
 }  # fmt: skip
-DATASETS = ("coco", "lvis", "objects365", "openimages", "voc", "wider_face", "wider_pedestrian")
+DATASETS = (
+    "coco", "lvis", "objects365", "openimages", "voc", "wider_face", "wider_pedestrian", "goldg", "cc", "odinw"
+)  # fmt: skip
+MARKER = "SHAPEWORLD.txt"  # tells that the files are a small copy
+_DOWNSTREAM = 8  # pictures a split of each of ODinW's sets, at most
 
 
 def write_real_layout(
@@ -62,6 +67,12 @@ def write_real_layout(
     for name, writer in _OTHERS.items():
         if name in datasets:
             writer(root, {split: _scenes(f"{name}/{split}", n, seed) for split, n in counts.items()})
+    for name, text_writer in (("goldg", write_goldg), ("cc", write_pairs)):
+        if name in datasets:
+            text_writer(root, {"train": _scenes(f"{name}/train", train, seed)}, seed)
+    if "odinw" in datasets:
+        write_odinw(root, {s: _scenes(f"odinw/{s}", min(n, _DOWNSTREAM), seed) for s, n in counts.items()})
+    (root / MARKER).write_text("Generated pictures under the names of real datasets, far fewer than those have.\n")
 
 
 def _scenes(name: str, count: int, seed: int) -> list[Scene]:
@@ -105,6 +116,10 @@ def _lvis(root: Path, scenes: Mapping[str, list[Scene]], seed: int) -> None:
     )
     for split, document in documents.items():
         write_json(root / "lvis" / f"lvis_v1_{split.removesuffix('2017')}.json", document)
+    minival = {**documents["val2017"], "images": [dict(image) for image in documents["val2017"]["images"]]}
+    for image in minival["images"]:  # the published file says where COCO has the image
+        image["file_name"] = "/".join(image["coco_url"].split("/")[-2:])
+    write_json(root / "lvis" / "lvis_v1_minival_inserted_image_name.json", minival)
 
 
 def _objects365(root: Path, counts: Mapping[str, int], seed: int) -> None:
