@@ -19,7 +19,8 @@ from detclipv2.meta_arch import DetCLIPv2
 from detclipv2.phrases import NounPhrases
 from detclipv2.predictor import WordPredictor
 from polydet import model_zoo
-from polydet.data import load_card, prepare_cards, read_image
+from polydet.data import DatasetError, load_card, prepare_cards, read_image
+from polydet.engine import ConfigError
 from polydet.engine.command import command
 from polydet.engine.pictures import with_labels_inside
 from polydet.files import save_figure
@@ -81,6 +82,9 @@ def _pairs(args: argparse.Namespace) -> list[tuple[np.ndarray, str]]:
     prepare_cards([args.card])
     table = load_card(args.card)
     records = [table[i] for i in range(args.first, min(args.first + args.count, len(table)))]
+    if not records or "caption" not in records[0]:
+        what = "captions" if records else f"{args.first} images"
+        raise DatasetError(f"card {args.card!r} has no {what}", remedy="name a card of image-text pairs")
     return [(read_image(record), record["caption"]) for record in records]
 
 
@@ -102,6 +106,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.image and not args.caption:
         parser.error("--image needs --caption")
     model: Any = model_zoo.get(args.run, args.weights)
+    if not isinstance(model, DetCLIPv2):
+        raise ConfigError(f"{args.run} builds a {type(model).__name__}, not a DetCLIPv2, which alone scores regions")
     phrases = NounPhrases()
     pictures = [
         (caption, draw_word_regions(model, image, caption, phrases, args.short, args.min_score)[0])

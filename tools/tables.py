@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 from tabulate import tabulate
 
-from polydet.engine import load_config
+from polydet.engine import ConfigError, load_config
 from polydet.engine.command import command
 from polydet.engine.provenance import origins
 from polydet.files import write_text
@@ -98,6 +98,8 @@ def _numbers(values: dict[str, Any]) -> str:
 def explain(name: str, prefix: str) -> None:
     """Every leaf of a config: value, and the file that set it."""
     path = config_path(name)
+    if path.suffix != ".py":
+        raise ConfigError(f"{path} is a config as data, whose values have no other origin; name a config of configs/")
     resolved = load_config(path)
     root = CONFIGS.parent
     lines = []
