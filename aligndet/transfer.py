@@ -17,6 +17,7 @@ from torch import Tensor
 
 from aligndet.adapters import ADAPTERS
 from aligndet.modules import matches
+from aligndet.released import from_release, is_release
 from polydet.files import whole_file
 
 PREFIX = "online.detector."
@@ -66,11 +67,14 @@ class PretrainedModules:
         self.fresh = [pattern.split("*")[0] for pattern in (*self.unwanted, *left)]  # for the ledger of the load
 
     def __call__(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Keys of the whole pre-training model -> keys of the detector.
+        """Keys of the whole pre-training model, ours or the authors' -> keys of the detector.
 
         Raises:
             KeyError: not a checkpoint of :class:`aligndet.AlignDet`.
+            ValueError: the authors', of another kind of detector.
         """
+        if is_release(state):
+            state = from_release(state)
         online = {key.removeprefix(PREFIX): value for key, value in state.items() if key.startswith(PREFIX)}
         if not online:
             raise KeyError(
@@ -82,7 +86,7 @@ class PretrainedModules:
     def _loads(self, key: str) -> bool:
         if not matches(key, self.wanted) or matches(key, self.unwanted):
             return False
-        return not (self.fresh_fpn_norm and matches(key, ["backbone.fpn_*.bias"]))
+        return not (self.fresh_fpn_norm and matches(key, ["backbone.fpn_*.bias", "backbone.top_block.p*.bias"]))
 
 
 # for train.init.key_map = "aligndet.transfer:NAME"

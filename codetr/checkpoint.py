@@ -24,10 +24,12 @@ from polydet.detr.checkpoint_maps import (
 )
 from polydet.engine.layouts import Converted, Layout, register_layout
 from polydet.engine.layouts.detr import add_zero_biases, rows_of
+from polydet.engine.layouts.mmdet import rcnn_rules, sizes_first
 
 from .meta_arch import CoDETR
 
 _HEADS = "collaborators.heads."
+_RPN = f"{_HEADS}0.rpn.rpn_head"
 _RULES: tuple[Rule, ...] = (
     (r"^backbone\.(?=conv1|bn1|layer\d)", "backbone.bottom_up.body."),
     (r"^backbone\.(?=patch_embed|pos_embed|blocks)", "backbone.bottom_up.body."),  # EVA-02
@@ -61,13 +63,7 @@ _RULES: tuple[Rule, ...] = (
     (r"^query_head\.reg_branches\.(\d+)\.0\.", r"box_heads.\1.layers.0."),
     (r"^query_head\.reg_branches\.(\d+)\.2\.", r"box_heads.\1.layers.1."),
     (r"^query_head\.reg_branches\.(\d+)\.4\.", r"box_heads.\1.layers.2."),
-    (r"^rpn_head\.rpn_conv\.", _HEADS + "0.rpn.rpn_head.conv."),
-    (r"^rpn_head\.rpn_cls\.", _HEADS + "0.rpn.rpn_head.objectness_logits."),
-    (r"^rpn_head\.rpn_reg\.", _HEADS + "0.rpn.rpn_head.anchor_deltas."),
-    (r"^roi_head\.0\.bbox_head\.fc_cls\.", _HEADS + "0.roi_heads.box_predictor.cls_score."),
-    (r"^roi_head\.0\.bbox_head\.fc_reg\.", _HEADS + "0.roi_heads.box_predictor.bbox_pred."),
-    (r"^roi_head\.0\.mask_head\.upsample\.", _HEADS + "0.roi_heads.mask_head.deconv."),
-    (r"^roi_head\.0\.mask_head\.conv_logits\.", _HEADS + "0.roi_heads.mask_head.predictor."),
+    *rcnn_rules(r"roi_head\.0", _RPN, _HEADS + "0.roi_heads"),
     (r"^bbox_head\.0\.cls_convs\.(\d+)\.conv\.", _HEADS + r"1.head.class_tower.\1."),
     (r"^bbox_head\.0\.reg_convs\.(\d+)\.conv\.", _HEADS + r"1.head.box_tower.\1."),
     (r"^bbox_head\.0\.cls_convs\.(\d+)\.gn\.", _HEADS + r"1.head.class_tower.\1.norm."),
@@ -75,12 +71,6 @@ _RULES: tuple[Rule, ...] = (
     (r"^bbox_head\.0\.atss_cls\.", _HEADS + "1.head.class_predictor."),
     (r"^bbox_head\.0\.atss_reg\.", _HEADS + "1.head.box_predictor."),
     (r"^bbox_head\.0\.atss_centerness\.", _HEADS + "1.head.quality_predictor."),
-)
-_COUNTED = (  # names whose number starts at 1 here and at 0 there
-    (r"^roi_head\.0\.bbox_head\.shared_fcs\.(\d+)\.", _HEADS + "0.roi_heads.box_head.fc{}."),
-    (r"^roi_head\.0\.bbox_head\.shared_convs\.(\d+)\.conv\.", _HEADS + "0.roi_heads.box_head.conv{}."),
-    (r"^roi_head\.0\.bbox_head\.shared_convs\.(\d+)\.gn\.", _HEADS + "0.roi_heads.box_head.conv{}.norm."),
-    (r"^roi_head\.0\.mask_head\.convs\.(\d+)\.conv\.", _HEADS + "0.roi_heads.mask_head.mask_fcn{}."),
 )
 _DERIVED = re.compile(
     r"(relative_position_index|attn_mask|num_batches_tracked|freqs_(cos|sin))$"
@@ -118,10 +108,6 @@ def from_mmdet(state_dict: Mapping[str, Tensor]) -> StateDict:
 def _rename(key: str) -> str:
     if key.startswith("backbone.bottom_up."):
         return key
-    for pattern, name in _COUNTED:
-        match = re.match(pattern, key)
-        if match:
-            return name.format(int(match[1]) + 1) + key[match.end() :]
     return apply_rules(_RULES, key)
 
 
@@ -131,14 +117,9 @@ def _stack_level_scales(state: StateDict) -> None:
         state[_HEADS + "1.head.level_scale"] = torch.stack([state.pop(key).reshape(()) for _, key in scales])
 
 
-def _reorder_rpn(state: StateDict, ratios: int = 3, sizes: int = 3) -> None:
-    for name, per_anchor in (("objectness_logits", 1), ("anchor_deltas", 4)):
-        for kind in ("weight", "bias"):
-            key = f"{_HEADS}0.rpn.rpn_head.{name}.{kind}"
-            if key in state:
-                value = state[key]
-                grid = value.reshape(ratios, sizes, per_anchor, *value.shape[1:])
-                state[key] = grid.transpose(0, 1).reshape(value.shape)
+def _reorder_rpn(state: StateDict) -> None:
+    for key in [k for k in state if k.startswith((f"{_RPN}.objectness_logits.", f"{_RPN}.anchor_deltas."))]:
+        state[key] = sizes_first(state[key])
 
 
 def _split_learned_queries(state: StateDict) -> None:

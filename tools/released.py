@@ -25,7 +25,7 @@ DETR = [
     ("Deformable-DETR R50, 50 epochs", "44.5", "COCO val", "detr/deformable_detr_r50", ""),
     ("+ iterative refinement", "46.2", "COCO val", "detr/deformable_detr_r50_refine", ""),
     ("+ two stages", "46.9", "COCO val", "detr/deformable_detr_r50_two_stage", ""),
-    ("DAB-Deformable-DETR R50, 50 epochs", "46.8", "COCO val", "detr/dab_deformable_detr_r50", ""),
+    ("DAB-Deformable-DETR R50 (v2), 50 epochs", "48.7", "COCO val", "detr/dab_deformable_detr_r50", ""),
     ("DN-DAB-Deformable-DETR R50, 50 epochs", "49.5", "COCO val", "detr/dn_dab_deformable_detr_r50", ""),
     ("DINO R50 4 scales, 12 epochs", "49.0", "COCO val", "detr/dino_4scale_r50", ""),
     ("DINO R50 5 scales, 12 epochs", "49.4", "COCO val", "detr/dino_5scale_r50", ""),
@@ -60,6 +60,16 @@ SCALEDET = [
     ("Detic BoxSup R50 (as a start)", "", "LVIS", "scaledet/table1_scaledet_r50_l_c", ""),
     ("Detic BoxSup Swin-B (as a start)", "", "LVIS", "scaledet/table2_scaledet_swin_b_clip", ""),
 ]
+ALIGNDET = [
+    ("Faster R-CNN R50, fine-tuned 1x", "39.0", "COCO val", "aligndet/table2_faster_rcnn_r50_90k_base", ""),
+    ("Mask R-CNN R50, fine-tuned 1x", "39.4, masks 35.3", "COCO val", "aligndet/table2_mask_rcnn_r50_90k_base", ""),
+    ("RetinaNet R50, fine-tuned 1x", "37.3", "COCO val", "aligndet/table2_retinanet_r50_90k_base", ""),
+    ("DETR R50, fine-tuned 150 epochs", "41.0", "COCO val", "aligndet/table6_detr_r50_sup_150ep_base", ""),
+    ("Faster and Mask R-CNN R50, pre-trained (as a start)", "", "COCO", "aligndet/table2_mask_rcnn_r50_90k_align", ""),
+    ("RetinaNet R50, pre-trained (as a start)", "", "COCO", "aligndet/table2_retinanet_r50_90k_align", ""),
+    ("FCOS R50, pre-trained (as a start)", "", "COCO", "aligndet/table2_fcos_r50_90k_align", ""),
+    ("DETR R50, pre-trained (as a start)", "", "COCO", "aligndet/table6_detr_r50_sup_150ep_align", ""),
+]  # fmt: skip
 R101 = "model.backbone.bottom_up.stages.depth=101"
 DETECTRON2 = [
     ("Faster R-CNN R50-FPN, 3x: model_final_280758.pkl", "40.2", "COCO val",
@@ -79,6 +89,13 @@ GROUPS = (
     ("The DETR family", "In their authors' names; HuggingFace's, detrex's and mmdetection's are known too.", DETR),
     ("Co-DETR", "Auxiliary heads are loaded where the config has them.", CODETR),
     ("ScaleDet", "Text classifies: the file's embeddings of words are left out.", SCALEDET),
+    (
+        "AlignDet",
+        "In mmdetection 2's names. AP from the paper's tables 2, 3 and 6. Fine-tuned FCOS is refused: its boxes are "
+        "exponentials of what the head gives, Detectron2's are linear in it. Cascades, MobileNetV2 and CBNetV2 have no "
+        "map. Pre-trained files continue a pre-training too, but for predictors of another number of classes.",
+        ALIGNDET,
+    ),
     (
         "Detectron2's model zoo",
         "Detectron2's own models. A training that starts from one of these takes the rows of its classes by name. "

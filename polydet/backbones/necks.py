@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
-from detectron2.layers import ShapeSpec, get_norm
+import torch.nn.functional as F
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling import FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
+from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
 
 
@@ -91,6 +93,37 @@ def _conv_norm(in_channels: int, out_channels: int, kernel: int, stride: int, no
     return nn.Sequential(*layers)
 
 
+class ExtraLevels(nn.Module):
+    """P6 and P7 for Detectron2's FPN: stride-2 3x3 convs, each with the pyramid's norm.
+
+    Args:
+        in_channels: of the map that P6 reads.
+        out_channels: of both.
+        in_feature: that map, one of the backbone's or the pyramid's.
+        norm: Detectron2 norm name, empty for none.
+        relu: whether P7 reads P6 through a ReLU (Detectron2, CenterNet2, FCOS) or as it is (mmdetection's RetinaNet).
+    """
+
+    num_levels = 2
+
+    def __init__(
+        self, in_channels: int, out_channels: int, in_feature: str = "res5", norm: str = "", relu: bool = True
+    ) -> None:
+        super().__init__()
+        self.in_feature, self.relu = in_feature, relu
+        self.p6, self.p7 = (
+            Conv2d(channels, out_channels, 3, 2, 1, bias=not norm, norm=get_norm(norm, out_channels))
+            for channels in (in_channels, out_channels)
+        )
+        for conv in (self.p6, self.p7):
+            c2_xavier_fill(conv)
+
+    def forward(self, source: Tensor) -> list[Tensor]:
+        """``source [B, in_channels, H, W]`` -> P6 ``[B, out_channels, ceil(H / 2), ceil(W / 2)]``, P7 half of that."""
+        p6 = self.p6(source)
+        return [p6, self.p7(F.relu(p6) if self.relu else p6)]
+
+
 def fpn_p3_p7(
     bottom_up: Backbone,
     out_channels: int = 256,
@@ -103,7 +136,7 @@ def fpn_p3_p7(
         in_features=list(in_features),
         out_channels=out_channels,
         norm=norm,
-        top_block=LastLevelP6P7(out_channels, out_channels, in_feature="p5"),
+        top_block=ExtraLevels(out_channels, out_channels, "p5", norm),
     )
 
 

@@ -1,11 +1,11 @@
 """State dicts of published DETR checkpoints, renamed to this package's modules.
 
-Pure functions: tensors in, tensors out, nothing is loaded or built. Four naming schemes are known:
+Pure functions: tensors in, tensors out, nothing is loaded or built. Five naming schemes are known:
 
 - *official*: the authors' repositories of DETR, Deformable-DETR, Conditional DETR, DAB-DETR and DINO;
 - *detrex*: its ports on Detectron2;
 - *transformers*: HuggingFace's ports;
-- *mmdet*: mmdetection 3 (`mmdet_names`).
+- *mmdet* and *mmdet2*: mmdetection 3 and 2 (`mmdet_names`).
 
 A scheme is a list of substitutions that are applied to each key in turn. Keys that no substitution touches keep
 their name, so that the load ledger lists them.
@@ -20,11 +20,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .mmdet_names import MMDET, is_mmdet, name_queries, swin_to_microsoft, swin_to_timm
+from .mmdet_names import MMDET, MMDET2, is_mmdet, name_queries, swin_to_microsoft, swin_to_timm
 
 StateDict = dict[str, Tensor]
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
-Scheme = Literal["official", "detrex", "transformers", "mmdet"]
+Scheme = Literal["official", "detrex", "transformers", "mmdet", "mmdet2"]
 
 _WRAPPERS = ("model", "state_dict")  # keys under which training scripts store the state dict
 
@@ -35,6 +35,7 @@ def _shift(by: int) -> Callable[[re.Match[str]], str]:
 
 
 _RESNET: tuple[Rule, ...] = (
+    (r"^backbone\.(?=conv1|bn1|layer\d)", "backbone.bottom_up.body."),
     (r"^backbone\.0\.body\.", "backbone.bottom_up.body."),
     (r"^model\.backbone\.(conv_encoder\.)?(model\.)?(_backbone\.)?", "backbone.bottom_up.body."),
     (r"^backbone\.(?=stem|res\d)", "backbone.bottom_up.body."),
@@ -136,6 +137,7 @@ _SCHEMES: dict[Scheme, tuple[Rule, ...]] = {
     "detrex": _DETREX,
     "transformers": _TRANSFORMERS,
     "mmdet": (*MMDET, *_CONDITIONAL),
+    "mmdet2": (*MMDET2, *MMCV_LAYERS),
 }
 _DERIVED = re.compile(r"(relative_position_index|attn_mask)$")  # made by the modules themselves
 
@@ -145,6 +147,8 @@ def scheme_of(keys: Iterable[str]) -> Scheme | None:
     keys = set(keys)
     if is_mmdet(keys):
         return "mmdet"
+    if any(key.startswith("bbox_head.transformer.decoder.") for key in keys):
+        return "mmdet2"
     if any(".attentions.0." in key for key in keys):
         return "detrex"
     if any(key.startswith("model.decoder.layers.") for key in keys):

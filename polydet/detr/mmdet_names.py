@@ -1,4 +1,4 @@
-"""How mmdetection 3 names the DETR family and its backbones."""
+"""How mmdetection 2 and 3 name the DETR family and its backbones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 
 MMDET: tuple[Rule, ...] = (
-    (r"^backbone\.(?=conv1|bn1|layer\d)", "backbone.bottom_up.body."),
     (r"\.(self|cross)_attn\.attn\.", r".\1_attn."),
     (r"\.ffn\.layers\.0\.0\.", ".ffn.linear1."),
     (r"\.ffn\.layers\.0\.1\.", ".ffn.activation."),
@@ -30,6 +29,11 @@ MMDET: tuple[Rule, ...] = (
     (r"^pos_trans_norm\.", "queries.position_norm."),
     (r"^reference_points_fc\.", "queries.reference."),
     (r"^dn_query_generator\.label_embedding\.", "denoising.label_embedding."),
+)
+MMDET2: tuple[Rule, ...] = (  # 2.x kept the transformer inside the head
+    (r"^bbox_head\.(transformer|input_proj|query_embedding)\.", r"\1."),
+    (r"^transformer\.decoder\.post_norm\.", "decoder.norm."),
+    *(rule for rule in MMDET if rule[0].startswith(r"^bbox_head\.")),
 )
 _SWIN: tuple[Rule, ...] = (
     (r"^patch_embed\.projection\.", "patch_embed.proj."),

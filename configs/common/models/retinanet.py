@@ -1,16 +1,16 @@
-"""RetinaNet, R50-FPN P3 to P7 with P6 from C5, nine anchors a cell."""
+"""RetinaNet, R50-FPN P3 to P7 with P6 from C5 and P7 from P6 without a ReLU (mmdetection), nine anchors a cell."""
 
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import FPN
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
-from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.meta_arch.retinanet import RetinaNet, RetinaNetHead
 
 from aligndet.detectors import num_classes_of
 from polydet.backbones import TimmBackbone
+from polydet.backbones.necks import ExtraLevels
 
 model = L(RetinaNet)(
     backbone=L(FPN)(
@@ -20,7 +20,9 @@ model = L(RetinaNet)(
         in_features="${.bottom_up.out_features}",
         out_channels=256,
         norm="",
-        top_block=L(LastLevelP6P7)(in_channels=2048, out_channels="${..out_channels}", in_feature="res5"),
+        top_block=L(ExtraLevels)(
+            in_channels=2048, out_channels="${..out_channels}", in_feature="res5", norm="${..norm}", relu=False
+        ),
     ),
     head=L(RetinaNetHead)(
         input_shape=[L(ShapeSpec)(channels=256)] * 5,

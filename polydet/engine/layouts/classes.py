@@ -21,13 +21,15 @@ def coco_by_id() -> tuple[str, ...]:
 def row_names(rows: int) -> Sequence[str] | None:
     """Names of the rows of a released class head that has so many; None for a number that no release has.
 
-    80: COCO in the order of its ids; 91: COCO by id; 365 and 1203: Objects365 v2 and LVIS v1 in the order of their ids
-    (the order in which mmdetection and Detectron2 read them).
+    20: Pascal VOC; 80: COCO in the order of its ids; 91: COCO by id; 365 and 1203: Objects365 v2 and LVIS v1 in the
+    order of their ids (the order in which mmdetection and Detectron2 read them).
     """
     if rows == 80:
         return tuple(name for name in coco_by_id() if name)
     if rows == 91:
         return coco_by_id()
+    if rows == 20:
+        return get_card("voc_2007_test").classes
     if rows == 365:
         return get_card("objects365_v2_train").classes
     if rows == 1203:

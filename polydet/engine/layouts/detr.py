@@ -18,6 +18,7 @@ _NAMES: dict[Scheme, str] = {
     "detrex": "a DETR in detrex's names",
     "transformers": "a DETR in HuggingFace's names",
     "mmdet": "a DETR in mmdetection's names",
+    "mmdet2": "a DETR in mmdetection 2's names",
 }
 
 
