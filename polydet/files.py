@@ -18,8 +18,10 @@ from safetensors import SafetensorError
 __all__ = [
     "file_digest",
     "inside",
+    "is_alive",
     "leftovers",
     "locked",
+    "masked_digest",
     "remove_leftovers",
     "save_figure",
     "text_digest",
@@ -29,7 +31,7 @@ __all__ = [
     "write_text",
 ]
 
-_ENDING = r"\.\d+(\.[0-9a-f]{8})?\.tmp"  # process and token
+_ENDING = r"\.(?P<process>\d+)(\.[0-9a-f]{8})?\.tmp"  # process and token
 _MANY = 64  # files from which on the file system is flushed at once
 
 
@@ -120,14 +122,27 @@ def leftovers(folder: str | os.PathLike[str], of: str = "") -> list[Path]:
 
 
 def remove_leftovers(folder: str | os.PathLike[str], of: str = "") -> list[Path]:
-    """Remove :func:`leftovers` and return them; for who knows that nobody else is writing there."""
-    found = leftovers(folder, of)
+    """Remove :func:`leftovers` whose writer is gone, and return them; for who is writing nothing there itself."""
+    found = [path for path in leftovers(folder, of) if not is_alive(_writer(path))]
     for path in found:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
     return found
+
+
+def is_alive(process: int) -> bool:
+    """Whether another process of this machine has this number."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 @contextlib.contextmanager
@@ -151,6 +166,8 @@ def locked(path: str | os.PathLike[str], wait: float | None = None) -> Iterator[
         lock.acquire()
     except Timeout as error:
         raise TimeoutError(f"{path} is held by another process") from error
+    except RuntimeError as error:
+        raise OSError(f"{path} cannot be locked: {error}") from error
     try:
         yield
     finally:
@@ -171,6 +188,21 @@ def _digest_of(path: str, size: int, time: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def masked_digest(path: str | os.PathLike[str], start: int) -> str:
+    """SHA-256 of a file that carries its own digest: the 64 bytes from ``start`` on are taken as zeros (``"0"``)."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        left = start
+        while left and (block := file.read(min(left, 1 << 24))):
+            digest.update(block)
+            left -= len(block)
+        file.read(64)
+        digest.update(b"0" * 64)
+        while block := file.read(1 << 24):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def text_digest(text: str) -> str:
     """SHA-256 of a text's UTF-8, 64 hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()
@@ -188,6 +220,11 @@ def inside(folder: str | os.PathLike[str], name: str) -> Path:
     if not parts or name.startswith("/") or ".." in parts or any(char in name for char in "\\:\0"):
         raise ValueError(f"{name!r} is not the name of something inside {folder}")
     return Path(folder, *parts)
+
+
+def _writer(path: Path) -> int:
+    match = re.search(_ENDING, path.name)
+    return int(match["process"]) if match else 0
 
 
 def _temporary(path: Path) -> Path:

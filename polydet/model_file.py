@@ -6,7 +6,6 @@ Tensors are the state dict under its own names, and :data:`EMBEDDINGS` where the
 file is run: it is numbers and texts.
 """
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from polydet.files import whole_file
+from polydet.files import masked_digest, whole_file
 
 __all__ = [
     "EMBEDDINGS",
@@ -170,7 +169,4 @@ def _digest(path: Path) -> tuple[int, str]:
         if head is None or head.count(mark) != 1:
             raise ModelFileError(f"model file {str(path)!r} is damaged: its header has no digest")
         start = head.index(mark) + len(mark)
-        digest = hashlib.sha256(head[:start] + _BLANK.encode() + head[start + 64 :])
-        while block := handle.read(1 << 24):
-            digest.update(block)
-    return start, digest.hexdigest()
+    return start, masked_digest(path, start)

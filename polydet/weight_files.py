@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from polydet.model_file import ModelFileError, is_model_file, read_model_file
+from polydet.sealed import is_damaged
 
 _ZIP, _TORCH_MAGIC = b"PK\x03\x04", 0x1950A86A20F9469CFC6C
 _UNKNOWN = re.compile(r"GLOBAL ([\w.]+)")
@@ -57,8 +58,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         return _of_model_file(path)
     with path.open("rb") as file:
         head = file.read(512)
-    _refuse_other_files(path, head)
     try:
+        _refuse_other_files(path, head)
         data = _read(path, head)
     except CheckpointError:
         raise
@@ -150,13 +151,10 @@ def _is_old_torch(head: bytes) -> bool:
 
 
 def _check_sums(path: Path) -> None:
-    """Compare what ``torch.save`` wrote with the checksums that it wrote, which ``torch.load`` does not."""
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged is not None:
+    """Compare the file with the digest or checksums that it carries, which ``torch.load`` does not."""
+    if found := is_damaged(path):
         raise CheckpointError(
-            f"checkpoint {str(path)!r} is damaged: {damaged} in it is not what was written. Fetch or copy it again, or "
-            "go on from an earlier one"
+            f"checkpoint {str(path)!r} is damaged: {found}. Fetch or copy it again, or go on from an earlier one"
         )
 
 

@@ -7,17 +7,34 @@
     ... --resume        go on where the run in train.output_dir stopped
     ... --eval-only     evaluate train.init_checkpoint=FILE if it is named here, else the weights in train.output_dir
 
+SIGTERM and SIGUSR1 have the run saved after the step; it leaves with exit code 75, to be started again with --resume.
 Overrides are key=value; a key that does not exist is an error that names the nearest one.
 """
 
 import argparse
 import sys
 
+from torch.multiprocessing import ProcessExitedException
+
 from polydet.data import DatasetError
 from polydet.engine import CheckpointError, ConfigError, load_config, run, run_distributed
+from polydet.engine.errors import RunError
 from polydet.engine.evaluate import ClassMismatch
+from polydet.engine.nonfinite import NonFiniteError
 from polydet.engine.sentinels import SilentFailure
 from polydet.text import VocabularyMismatch
+
+NAMED = (
+    ConfigError,
+    CheckpointError,
+    RunError,
+    NonFiniteError,
+    VocabularyMismatch,
+    ClassMismatch,
+    DatasetError,
+    SilentFailure,
+    OSError,
+)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -42,25 +59,27 @@ def main(args: argparse.Namespace) -> None:
     run(cfg, resume=args.resume, eval_only=args.eval_only)
 
 
+def process(args: argparse.Namespace) -> None:
+    """:func:`main`, whose errors are a sentence in one of several processes as well."""
+    try:
+        main(args)
+    except NAMED as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
 if __name__ == "__main__":
     arguments = parse_args()
     try:
         load_config(arguments.config_file, arguments.overrides)  # a typo costs a second, not a job
         run_distributed(
-            main,
+            process,
             (arguments,),
             arguments.processes,
             arguments.num_machines,
             arguments.machine_rank,
             arguments.dist_url,
         )
-    except (
-        ConfigError,
-        CheckpointError,
-        VocabularyMismatch,
-        ClassMismatch,
-        DatasetError,
-        SilentFailure,
-        OSError,
-    ) as error:
+    except NAMED as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    except ProcessExitedException as error:  # one of several has said why
+        sys.exit(error.exit_code)

@@ -17,8 +17,8 @@ from detectron2.utils.events import EventStorage
 from polydet.engine import ConfigError, load_config
 from polydet.engine.command import command
 from polydet.engine.distributed import seed_everything
+from polydet.engine.nonfinite import first_nonfinite_module
 from polydet.engine.published import skip_published_weights
-from polydet.engine.sentinels import first_nonfinite_module
 from polydet.engine.trainer import DTYPES, autocast
 
 

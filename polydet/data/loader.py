@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import signal
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ def build_train_loader(
     num_workers: int = 2,
     aspect_ratio_grouping: bool = False,
     filter_empty: bool = True,
-    max_skipped: int = 20,
+    max_skipped: float = 20,
 ) -> TrainLoader:
     """An infinite loader over the union of cards; yields lists of mapped dicts, this process's share of each batch.
 
@@ -58,7 +59,8 @@ def build_train_loader(
         start_iter: first batch, for exact resume; earlier ones are skipped without reading images.
         aspect_ratio_grouping: batches hold only landscape or only portrait images.
         filter_empty: leave out images without annotations.
-        max_skipped: how many unreadable images are replaced (counted and logged) before it is an error.
+        max_skipped: how many unreadable images are replaced (counted and logged) before it is an error; below 1 the
+            share of the images.
     """
     world = comm.get_world_size()
     if total_batch_size <= 0 or total_batch_size % world:
@@ -92,13 +94,13 @@ class TrainLoader:
         start_iter: int,
         num_workers: int,
         aspect_ratio_grouping: bool,
-        max_skipped: int,
+        max_skipped: float,
     ):
         self.union, self.sampler, self.seed = union, sampler, seed
         self.total_batch_size, self.start_iter = total_batch_size, start_iter
         self.label_space = union.label_space
         self.images_per_epoch = sampler.images_per_epoch
-        self.max_skipped = max_skipped
+        self.max_skipped = _limit(max_skipped, len(union))
         self.skipped: dict[str, str] = {}
         self.images_drawn: Counter[str] = Counter()
         self.labels_drawn = np.zeros(union.num_labels, np.int64)
@@ -109,6 +111,7 @@ class TrainLoader:
             num_workers=num_workers,
             collate_fn=_identity,
             multiprocessing_context="fork" if num_workers else None,
+            worker_init_fn=_leave_signals_to_the_run,
             generator=torch.Generator(),  # else the loader draws from the global one
         )
 
@@ -232,6 +235,22 @@ def _seed(key: Sequence[int]) -> None:
     torch.random.default_generator.manual_seed(int(words[2]))
 
 
+def _leave_signals_to_the_run(_worker: int) -> None:
+    """A signal to a whole process group is the run's to answer, which needs its workers until it has saved.
+
+    A second SIGTERM means the worker: so the end of the main process does away with one that hangs.
+    """
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
+def _limit(max_skipped: float, images: int) -> int:
+    """Images that `max_skipped` allows of so many."""
+    if isinstance(max_skipped, bool) or max_skipped < 0 or (max_skipped >= 1 and max_skipped != int(max_skipped)):
+        raise ValueError(f"max_skipped={max_skipped!r} is neither a whole number of images nor a share below 1")
+    return int(max_skipped if max_skipped >= 1 else max_skipped * images)
+
+
 def _count_skipped(batch: list[dict[str, Any]], known: dict[str, str], limit: int) -> list[dict[str, Any]]:
     for sample in batch:
         for file, why in sample.pop(_SKIPPED, ()):
@@ -248,14 +267,14 @@ def _count_skipped(batch: list[dict[str, Any]], known: dict[str, str], limit: in
 
 
 def build_test_loader(
-    dataset: str, mapper: Mapper, num_workers: int = 2, batch_size: int = 1, max_skipped: int = 20
+    dataset: str, mapper: Mapper, num_workers: int = 2, batch_size: int = 1, max_skipped: float = 20
 ) -> TestLoader:
     """Every image of a card once, split over the processes; yields lists of mapped dicts.
 
     A batch holds images that the annotations give one size, so that the test mapper leaves nothing to pad; with
     ``batch_size=1`` they come in the card's order, else each batch in the place of its first image. An image that
     cannot be read is shown to the model as black (its objects count as missed), counted and logged, up to
-    `max_skipped`.
+    `max_skipped` (a number, or below 1 the share of this process's images); a set without a readable one is an error.
     """
     return TestLoader(load_card(dataset), mapper, num_workers, batch_size, max_skipped)
 
@@ -265,17 +284,20 @@ class TestLoader:
 
     __test__ = False  # not a test class
 
-    def __init__(self, dataset: AnnotationTable, mapper: Mapper, num_workers: int, batch_size: int, max_skipped: int):
+    def __init__(self, dataset: AnnotationTable, mapper: Mapper, num_workers: int, batch_size: int, max_skipped: float):
         if not len(dataset):
             raise DatasetError(f"dataset {dataset.name!r} has no images to evaluate on")
-        self.dataset, self.max_skipped = dataset, max_skipped
+        batches = _SizedBatches(dataset, batch_size)
+        self._images = sum(map(len, batches))
+        self.dataset, self.max_skipped = dataset, _limit(max_skipped, self._images)
         self.skipped: dict[str, str] = {}
         self._loader = torchdata.DataLoader(
             _TestSamples(dataset, mapper),
-            batch_sampler=_SizedBatches(dataset, batch_size),
+            batch_sampler=batches,
             num_workers=num_workers,
             collate_fn=_identity,
             multiprocessing_context="fork" if num_workers else None,
+            worker_init_fn=_leave_signals_to_the_run,
             generator=torch.Generator(),  # else the loader draws from the global one
         )
 
@@ -285,6 +307,12 @@ class TestLoader:
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         for batch in self._loader:
             yield _count_skipped(batch, self.skipped, self.max_skipped)
+        if self._images and len(self.skipped) == self._images:
+            why = next(iter(self.skipped.values()))
+            raise DatasetError(
+                f"none of the {self._images} images of {self.dataset.name!r} can be read, the first because {why}",
+                remedy="look at the card's image_root; tools/check_datasets.py lists what is wrong",
+            )
 
 
 class _SizedBatches(torchdata.Sampler):

@@ -1,14 +1,17 @@
 """The best checkpoint by a metric.  Detectron2's own hook would make a resumed run start there."""
 
+import contextlib
 import math
 from pathlib import Path
 
-import torch
 from detectron2.engine import HookBase
 
 from polydet.engine.checkpoint import Checkpointer
 from polydet.engine.trainer import Trainer
-from polydet.files import whole_file
+from polydet.sealed import save_sealed
+from polydet.weight_files import CheckpointError, read_checkpoint
+
+NAME = "model_best.pth"
 
 
 class BestCheckpoint(HookBase):
@@ -37,12 +40,18 @@ class BestCheckpoint(HookBase):
                     "metric": float(value),
                     "iteration": int(step),
                 }
-                with whole_file(Path(self.checkpointer.save_dir) / "model_best.pth") as path:
-                    torch.save(state, path)
+                save_sealed(state, Path(self.checkpointer.save_dir) / NAME)
 
     def after_train(self) -> None:
         if self.trainer.iter + 1 >= self.trainer.max_iter:  # as EvalHook's, which has just evaluated the last step
             self.after_step()
+
+    def remember(self) -> None:
+        """Let the file that is there be beaten first: a run that goes on past its end has one of its evaluation."""
+        path = Path(self.checkpointer.save_dir) / NAME
+        if path.is_file():
+            with contextlib.suppress(CheckpointError):  # a damaged one is written anew
+                self.best = max(self.best, float(read_checkpoint(path).get("metric", -math.inf)))
 
     def state_dict(self) -> dict[str, float]:
         return {"best": self.best}

@@ -157,6 +157,7 @@ def register_hooks(
     output_dir: Path,
     span: tuple[int, int, float],
     test: Callable[[], Any],
+    went_on: bool = False,
 ) -> None:
     """Schedule, sentinels, evaluation, writers and checkpoints, in the order in which they see a step.
 
@@ -167,6 +168,7 @@ def register_hooks(
         output_dir: the run's folder.
         span: first step, end of the run in steps, steps of an epoch (0 where unknown).
         test: evaluates.
+        went_on: the run had come to an end before, and trains longer now.
     """
     start_iter, max_iter, iters_per_epoch = span
     train = cfg.train
@@ -179,7 +181,7 @@ def register_hooks(
     scheduler = LRMultiplier(trainer.optimizer, instantiate(schedule_cfg), max_iter, last_iter=last_iter)
     main = comm.is_main_process()
     if main:
-        drop_metrics_from(output_dir / "metrics.json", start_iter)
+        drop_metrics_from(output_dir / "metrics.json", start_iter - bool(trainer.unfinished))
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
@@ -196,6 +198,9 @@ def register_hooks(
             _periodic_checkpointer(checkpointer, train, start_iter, max_iter) if main else None,
         ]
     )
+    for hook in trainer._hooks:
+        if went_on and isinstance(hook, BestCheckpoint):
+            hook.remember()
 
 
 def _periodic_checkpointer(checkpointer: Checkpointer, train: DictConfig, start_iter: int, max_iter: int) -> Any:

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
-from polydet.files import whole_file, write_text
+from polydet.files import write_text
+from polydet.sealed import save_sealed
 from polydet.weight_files import CheckpointError, read_checkpoint
 
 
@@ -45,8 +45,7 @@ class Checkpointer(DetectionCheckpointer):
                 **self.facts,
                 **kwargs,
             }
-            with whole_file(path) as temporary:
-                torch.save(data, temporary)
+            save_sealed(data, path)
         self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -55,6 +54,14 @@ class Checkpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         return read_checkpoint(filename)
+
+    def take(self, checkpoint: dict[str, Any]) -> None:
+        """Load the model's part of a checkpoint that was read.
+
+        Raises:
+            CheckpointError: it is of another model.
+        """
+        self._load_model(checkpoint)
 
     def _load_model(self, checkpoint: Any) -> Any:
         """Detectron2's only warns of keys and shapes that differ, and the run would go on from half a model."""

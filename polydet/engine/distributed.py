@@ -1,5 +1,6 @@
 """Processes: Detectron2's ``launch``, ``torchrun`` and SLURM, on CUDA (NCCL) and CPU (gloo)."""
 
+import contextlib
 import os
 import random
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from polydet.engine.errors import ConfigError
+from polydet.engine.stopping import passed_on
 
 
 def run_distributed(
@@ -31,7 +33,8 @@ def run_distributed(
     """
     place = _place_of_this_process()
     if place is None:
-        launch(main, num_processes, num_machines, machine_rank, dist_url, args)
+        with passed_on() if num_processes > 1 else contextlib.nullcontext():
+            launch(main, num_processes, num_machines, machine_rank, dist_url, args)
         return
     rank, world_size, local_rank, local_size = place
     cuda = torch.cuda.is_available()
@@ -44,6 +47,22 @@ def run_distributed(
         main(*args)
     finally:
         dist.destroy_process_group()
+
+
+def on_main(function: Callable[..., Any], *args: Any) -> Any:
+    """Call in the main process; every process gets what it returns, or the error that it raises."""
+    outcome: tuple[Any, Exception | None] = None, None
+    if comm.is_main_process():
+        try:
+            outcome = function(*args), None
+        except Exception as error:
+            if comm.get_world_size() == 1:
+                raise
+            outcome = None, error
+    value, problem = comm.all_gather(outcome)[0] if comm.get_world_size() > 1 else outcome
+    if problem is not None:
+        raise problem
+    return value
 
 
 def _place_of_this_process() -> tuple[int, int, int, int] | None:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from polydet.weight_files import CheckpointError
+
 
 class ModelEMA:
     """Average of the trainable parameters; buffers are copied.
@@ -78,11 +80,11 @@ class ModelEMA:
         """Restore; the parameters must be the same ones.
 
         Raises:
-            KeyError: the checkpoint averaged other parameters.
+            CheckpointError: the checkpoint averaged other parameters.
         """
         if set(state["average"]) != set(self.average):
             difference = sorted(set(state["average"]) ^ set(self.average))
-            raise KeyError(f"the checkpoint's average is of other parameters: {difference[:5]}")
+            raise CheckpointError(f"the checkpoint's average is of other parameters: {difference[:5]}")
         self.step = state["step"]
         for name, value in state["average"].items():
             self.average[name].copy_(value)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from detectron2.config import instantiate
-from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
+from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 from omegaconf import DictConfig
 from tabulate import tabulate
@@ -19,7 +19,9 @@ from torch import nn
 from polydet.data import DatasetError, get_card
 from polydet.engine.errors import ConfigError
 from polydet.engine.labels import is_open_vocabulary
+from polydet.engine.nonfinite import refuse_bad_weights
 from polydet.engine.pictures import draw_predictions, save_panels
+from polydet.engine.stopping import AgreedEvaluators, UntilAsked
 from polydet.evaluation import AnswersPerImage, answer_by_size, build_evaluator, evaluator_of
 from polydet.files import write_text
 from polydet.text import LabelSpace, clean_name
@@ -99,7 +101,10 @@ def evaluate(
 
     Raises:
         ClassMismatch: a dataset none of whose classes the model knows.
+        NonFiniteError: weights that are NaN or infinite.
+        Interrupted: a signal came; in every process.
     """
+    refuse_bad_weights(model, "evaluation")
     results: Results = {}
     panels = []
     for dataset in cfg.dataloader.test_datasets:
@@ -111,7 +116,8 @@ def evaluate(
             logger.info("evaluating on %s", dataset)
             folder = str(Path(output_dir) / "inference" / dataset)
             evaluators = [build_evaluator(dataset, folder, kind) for kind in evaluators_of(cfg, dataset)]
-            found = inference_on_dataset(wrapped, loader, DatasetEvaluators([*evaluators, AnswersPerImage(dataset)]))
+            agreed = AgreedEvaluators([*evaluators, AnswersPerImage(dataset)])
+            found = inference_on_dataset(wrapped, UntilAsked(loader), agreed)
             if pictures and comm.is_main_process():
                 panels += draw_predictions(wrapped, loader, dataset, pictures)
         if comm.is_main_process():

@@ -1,9 +1,12 @@
 """Parameter groups and learning-rate schedules."""
 
+import logging
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import (
     CosineParamScheduler,
@@ -12,6 +15,10 @@ from fvcore.common.param_scheduler import (
     ParamScheduler,
 )
 from torch import nn
+
+from polydet.weight_files import CheckpointError
+
+logger = logging.getLogger(__name__)
 
 NORMS = (
     nn.modules.batchnorm._NormBase,
@@ -156,3 +163,63 @@ def _fraction(milestone: float, unit: str, max_iter: int, iters_per_epoch: float
             raise ValueError("milestones in epochs need a train loader of known length")
         return milestone * iters_per_epoch / max_iter
     raise ValueError(f"unit must be iter, epoch or fraction, not {unit!r}")
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, state: Mapping[str, Any], names: Sequence[str], stored: Sequence[str] | None
+) -> None:
+    """Give an optimiser the state of a checkpoint by the parameters' names; its rates stay those of the config.
+
+    Differences of rates are logged: they count from here on.
+
+    Args:
+        optimizer: as the config built it.
+        state: of the checkpoint's optimiser.
+        names: of ``optimizer``'s parameters, in its order.
+        stored: of the checkpoint's; None in one that has none, whose parameters are taken in their order.
+
+    Raises:
+        CheckpointError: other parameters are trained.
+    """
+    places = [place for group in state["param_groups"] for place in group["params"]]
+    if stored is None and len(places) == len(names):
+        stored = names
+    if stored is None or set(stored) != set(names) or len(stored) != len(places):
+        different = sorted(set(stored or ()) ^ set(names)) if stored else []
+        what = f"{different[0]} and {len(different) - 1} more" if different else f"{len(places)} and {len(names)}"
+        raise CheckpointError(
+            f"other parameters are trained than in the run that is resumed ({what}): what is frozen (freeze_at, "
+            "frozen norms) stays as it was with --resume; train.init_checkpoint starts a new run from these weights"
+        )
+    place_of = dict(zip(stored, places))
+    own = optimizer.state_dict()
+    order = [place for group in own["param_groups"] for place in group["params"]]
+    kept = {
+        mine: state["state"][place_of[name]] for mine, name in zip(order, names) if place_of[name] in state["state"]
+    }
+    _say_rates(own["param_groups"], state["param_groups"], names, stored)
+    optimizer.load_state_dict({"state": kept, "param_groups": own["param_groups"]})
+
+
+def _say_rates(
+    own: Sequence[Mapping[str, Any]], old: Sequence[Mapping[str, Any]], names: Sequence[str], stored: Sequence[str]
+) -> None:
+    """Log settings of parameters that are not what they were, the rate without its schedule first of all."""
+    before, now = _by_name(old, stored), _by_name(own, names)
+    changes = Counter[tuple[str, str, str]]()
+    for name in names:
+        for key in now[name].keys() & before[name].keys() - {"params", "lr", "foreach", "fused", "capturable"}:
+            if before[name][key] != now[name][key]:
+                changes[key, str(before[name][key]), str(now[name][key])] += 1
+    for (key, was, is_now), count in sorted(changes.items()):
+        label = "learning rate" if key == "initial_lr" else key
+        logger.warning("%s of %d parameters: %s until here, %s from here on", label, count, was, is_now)
+
+
+def _by_name(groups: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    left = iter(names)
+    return {
+        next(left): {**group, "initial_lr": group.get("initial_lr", group["lr"])}
+        for group in groups
+        for _ in group["params"]
+    }

@@ -51,7 +51,11 @@ class RunningAverages(HookBase):
     def after_step(self) -> None:
         next_iter = self.trainer.iter + 1
         if next_iter >= self.trainer.max_iter or (self.period > 0 and next_iter % self.period == 0):
-            self._ranks = comm.all_gather(self._read())
+            self.gather()
+
+    def gather(self) -> None:
+        """Take the averages of all processes for the next checkpoint; called by each of them."""
+        self._ranks = comm.all_gather(self._read())
 
     def _read(self) -> dict[str, float]:
         """``path of the module.attribute`` -> value, of averages that have begun."""

@@ -2,18 +2,18 @@
 
 import json
 import logging
-import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
-from torch import Tensor, nn
+from torch import Tensor
 
-from polydet.engine.trainer import NonFiniteError, Trainer
-from polydet.files import whole_file, write_text
+from polydet.engine.nonfinite import NonFiniteError
+from polydet.engine.trainer import Trainer
+from polydet.files import write_text
+from polydet.sealed import save_sealed
 
 logger = logging.getLogger(__name__)
 
@@ -136,17 +136,14 @@ class NonFiniteReplay:
         self.output_dir = Path(output_dir)
 
     def save(self, trainer: Trainer, error: NonFiniteError) -> Path:
-        """Write the folder ``nonfinite/iter_{n}`` and return it; called by every process."""
+        """Write the folder ``nonfinite/iter_{n}`` and return it; called by every process, or the one that knows."""
         folder = self.output_dir / "nonfinite" / f"iter_{trainer.iter:07d}"
         folder.mkdir(parents=True, exist_ok=True)
         batch = [_plain(item) for item in trainer.batch]
         rank = comm.get_rank()
-        with whole_file(folder / f"batch_rank{rank}.pth") as path:
-            torch.save(batch, path)
-        if comm.is_main_process():
-            state = {"model": trainer.raw_model.state_dict()}
-            with whole_file(folder / "model.pth") as path:
-                torch.save(state, path)
+        save_sealed(batch, folder / f"batch_rank{rank}.pth")
+        if comm.is_main_process() or error.alone:
+            save_sealed({"model": trainer.raw_model.state_dict()}, folder / "model.pth")
             info = {
                 "iteration": trainer.iter,
                 "seed": trainer.seed,
@@ -170,37 +167,3 @@ def _plain(item: dict[str, Any]) -> dict[str, Any]:
             "fields": {k: v for k, v in fields.items() if isinstance(v, Tensor)},
         }
     return plain
-
-
-def first_nonfinite_module(model: nn.Module, batch: list[dict[str, Any]]) -> str | None:
-    """Name of the first module whose output is not finite when the model sees ``batch``; None when all are."""
-    found: list[str] = []
-
-    def watch(name: str) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if not found and any(not bool(torch.isfinite(t).all()) for t in _floats(output)):
-                found.append(name)
-
-        return hook
-
-    handles = [module.register_forward_hook(watch(name or "model")) for name, module in model.named_modules()]
-    try:
-        losses = model(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if found:
-        return found[0]
-    return next((name for name, loss in losses.items() if not math.isfinite(float(loss))), None)
-
-
-def _floats(value: Any) -> Iterable[Tensor]:
-    if isinstance(value, Tensor):
-        if value.is_floating_point():
-            yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _floats(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _floats(item)

@@ -171,6 +171,32 @@ def test_bad_images_are_replaced_counted_and_limited(world, caplog):
             path.write_bytes(data)
 
 
+@pytest.mark.parametrize(("given", "limit"), [(0, 0), (0.2, 3), (0.0, 0), (1, 1), (20, 20), (20.0, 20)])
+def test_skipped_images_are_counted_in_numbers_or_as_a_share(world, given, limit):
+    assert build_test_loader("shapes_coco_val", DetectionMapper(False, []), 0, max_skipped=given).max_skipped == limit
+    assert make(max_skipped=given).max_skipped == (limit if given >= 1 else int(given * len(Union(NAMES))))
+
+
+@pytest.mark.parametrize("given", [-1, 1.5, True])
+def test_other_numbers_of_skipped_images_are_refused(world, given):
+    with pytest.raises(ValueError, match=f"max_skipped={given} is neither"):
+        build_test_loader("shapes_coco_val", DetectionMapper(False, []), 0, max_skipped=given)
+
+
+def test_a_set_without_a_readable_image_is_not_evaluated(world):
+    loader = build_test_loader("shapes_coco_val", DetectionMapper(False, []), 0)
+    few = build_test_loader("shapes_coco_val", DetectionMapper(False, []), 0, max_skipped=0.2)
+    folder = world / "shapeworld/v1/coco/val"
+    folder.rename(folder.with_name("away"))
+    try:
+        with pytest.raises(DatasetError, match=r"none of the 15 images of 'shapes_coco_val'.*does not exist"):
+            list(loader)
+        with pytest.raises(DatasetError, match="max_skipped=3"):
+            list(few)
+    finally:
+        folder.with_name("away").rename(folder)
+
+
 def test_all_images_bad(world):
     backup = damage(world, 15)
     try:

@@ -47,18 +47,19 @@ def small(card):
             "train": common("train.py", "train"),
         }
         cfg = OmegaConf.create(keys, flags={"allow_objects": True})
-        cfg.model.backbone.bottom_up.update(name="resnet18", weights=None)
+        cfg.model.backbone.bottom_up.update(name="resnet18", weights=None, model_kwargs=dict(channels=(8, 16, 24, 32)))
         cfg.model.backbone.out_channels = 16
         if name == "fcos":
             cfg.model.head.num_convs = 1
         else:
-            cfg.model.backbone.top_block.in_channels = 512
+            cfg.model.backbone.top_block.in_channels = 32
             cfg.model.head.conv_dims = [16]
             cfg.model.head.input_shape = [{"_target_": "detectron2.layers.ShapeSpec", "channels": 16}] * 5
         train, test = cfg.dataloader.train, cfg.dataloader.test
         train.update(datasets=[card], total_batch_size=2, num_workers=0)
         train.mapper.augmentations.update(short=[64, 80], max_size=128)
         test.update(num_workers=0)
+        test.mapper.augmentations.update(short=64, max_size=128)
         cfg.dataloader.test_datasets = []
         cfg.train.update(device="cpu", max_iter=4, checkpoint_period=2, max_checkpoints=10, pictures=0, log_period=1)
         cfg.optimizer.lr = 0.01

@@ -6,7 +6,7 @@ from polydet.engine.output import prepare_output
 
 
 def test_a_run_that_trains_removes_what_a_killed_save_left(tmp_path):
-    half = tmp_path / ".model_0000001.pth.4711.tmp"
+    half = tmp_path / ".model_0000001.pth.99999999.tmp"  # more than a process can have
     half.write_bytes(b"half")
     (tmp_path / "model_0000000.pth").write_bytes(b"whole")
     cfg = OmegaConf.create({"train": {"output_dir": str(tmp_path)}})

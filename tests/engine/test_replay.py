@@ -11,8 +11,9 @@ from torch import nn
 
 from polydet.backbones import TimmBackbone
 from polydet.engine import save_config, trust
+from polydet.engine.nonfinite import NonFiniteError
 from polydet.engine.sentinels import NonFiniteReplay
-from polydet.engine.trainer import NonFiniteError, Trainer
+from polydet.engine.trainer import Trainer
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "replay_step.py"
 
