@@ -2,30 +2,56 @@
 
 import pytest
 import torch
+from detectron2.config import LazyCall, instantiate
 from golden_check import check_detections, detect
 from golden_file import load_golden
+from golden_models import CONFIGS
+from golden_rules import draw
 
 from polydet import model_zoo
+from polydet.engine import load_config, load_file
+from polydet.text import LabelSpace, Vocabulary
 
 NARROW = ("encoder.num_layers=1", "decoder.num_layers=2")
 RESNET = (*NARROW, "backbone.bottom_up.model_kwargs={base_width: 16}")
 FILES = {
-    "released_dino": ("detr/dino_4scale_r50", [*RESNET, "queries.num_queries=150"], "model"),
-    "released_deformable": ("detr/deformable_detr_r50", [*RESNET, "queries.num_queries=100"], "model"),
-    "released_deformable_two_stage": (
-        "detr/deformable_detr_r50_two_stage",
-        [*RESNET, "queries.num_queries=60"],
-        "model",
-    ),
-    "released_dab": ("detr/dab_detr_r50", [*RESNET, "queries.num_queries=16"], "model"),
+    "released_dino": ("detr/dino_4scale_r50", [*RESNET, "queries.num_queries=150"]),
+    "released_deformable": ("detr/deformable_detr_r50", [*RESNET, "queries.num_queries=100"]),
+    "released_deformable_two_stage": ("detr/deformable_detr_r50_two_stage", [*RESNET, "queries.num_queries=60"]),
+    "released_dab": ("detr/dab_detr_r50", [*RESNET, "queries.num_queries=16"]),
+}
+SWIN = {"embed_dim": 32, "depths": [2, 2, 2, 2], "num_heads": [1, 2, 4, 8]}
+DETIC = {
+    "released_detic_r50": ("table1_scaledet_r50_l_c", {"base_width": 16}),
+    "released_detic_swin": ("table2_scaledet_swin_b_clip", SWIN),
 }
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_released_file_detects_what_its_authors_do(name, tmp_path):
+def test_a_released_detr_detects_what_its_authors_do(name, tmp_path):
     golden = load_golden(name)
-    config, changes, key = FILES[name]
+    config, changes = FILES[name]
     path = tmp_path / "checkpoint.pth"
-    torch.save({key: golden.state(), "epoch": 11}, path)
+    torch.save({"model": golden.state(), "epoch": 11}, path)
     model = model_zoo.get(config, weights=path, overrides=[f"model.{change}" for change in changes]).double()
+    check_detections(golden, "padded", detect(model, golden.inputs("padded")))
+
+
+@pytest.mark.parametrize("name", DETIC)
+def test_a_released_detic_detects_what_its_authors_do(name, tmp_path):
+    golden = load_golden(name)
+    row, body = DETIC[name]
+    path = tmp_path / "detic.pth"
+    torch.save({"model": golden.state(), "iteration": 89999}, path)
+    cfg = load_config(CONFIGS / "scaledet" / f"{row}.py").model
+    text = torch.nn.functional.normalize(torch.from_numpy(draw("text", golden.header["text"])))
+    names = tuple(f"thing {i}" for i in range(len(text)))
+    cfg._set_flag("allow_objects", True)
+    cfg.update(text_encoder=None, label_space=LazyCall(LabelSpace)(names_by_dataset={"lvis": list(names)}))
+    cfg.vocabulary = LazyCall(Vocabulary)(names=names, templates=("{}",), encoder_id="drawn", embeddings=text)
+    cfg.backbone.bottom_up.update(weights=None, model_kwargs=body)
+    cfg.roi_heads.update(text_dim=text.shape[1], fc_dims=(32, 32))
+    model = instantiate(cfg)
+    ledger = load_file(model, path)
+    assert not ledger.missing and not ledger.unexpected and not ledger.conflicts
     check_detections(golden, "padded", detect(model, golden.inputs("padded")))
