@@ -59,6 +59,13 @@ CODETR = [
 SCALEDET = [
     ("Detic BoxSup R50 (as a start)", "", "LVIS", "scaledet/table1_scaledet_r50_l_c", ""),
     ("Detic BoxSup Swin-B (as a start)", "", "LVIS", "scaledet/table2_scaledet_swin_b_clip", ""),
+    (
+        "CenterNet2_R50_1x and its LVIS and Objects365 siblings (as a start)",
+        "",
+        "COCO, LVIS, Objects365",
+        "released/scaledet_centernet2_r50",
+        "",
+    ),
 ]
 ALIGNDET = [
     ("Faster R-CNN R50, fine-tuned 1x", "39.0", "COCO val", "aligndet/table2_faster_rcnn_r50_90k_base", ""),
@@ -88,7 +95,12 @@ DETECTRON2 = [
 GROUPS = (
     ("The DETR family", "In their authors' names; HuggingFace's, detrex's and mmdetection's are known too.", DETR),
     ("Co-DETR", "Auxiliary heads are loaded where the config has them.", CODETR),
-    ("ScaleDet", "Text classifies: the file's embeddings of words are left out.", SCALEDET),
+    (
+        "ScaleDet",
+        "Text classifies: the file's embeddings of words are left out. Other files of CenterNet2 (DLA, Res2Net, BiFPN, "
+        "one stage) and UniDet's, which begin with an RPN, have other parts than ScaleDet and are refused by name.",
+        SCALEDET,
+    ),
     (
         "AlignDet",
         "In mmdetection 2's names. AP from the paper's tables 2, 3 and 6. Fine-tuned FCOS is refused: its boxes are "
