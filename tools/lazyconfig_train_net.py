@@ -16,25 +16,8 @@ import sys
 
 from torch.multiprocessing import ProcessExitedException
 
-from polydet.data import DatasetError
-from polydet.engine import CheckpointError, ConfigError, load_config, run, run_distributed
-from polydet.engine.errors import RunError
-from polydet.engine.evaluate import ClassMismatch
-from polydet.engine.nonfinite import NonFiniteError
-from polydet.engine.sentinels import SilentFailure
-from polydet.text import VocabularyMismatch
-
-NAMED = (
-    ConfigError,
-    CheckpointError,
-    RunError,
-    NonFiniteError,
-    VocabularyMismatch,
-    ClassMismatch,
-    DatasetError,
-    SilentFailure,
-    OSError,
-)
+from polydet.engine import load_config, run, run_distributed
+from polydet.engine.command import KNOWN
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -63,7 +46,7 @@ def process(args: argparse.Namespace) -> None:
     """:func:`main`, whose errors are a sentence in one of several processes as well."""
     try:
         main(args)
-    except NAMED as error:
+    except KNOWN as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
 
@@ -79,7 +62,7 @@ if __name__ == "__main__":
             arguments.machine_rank,
             arguments.dist_url,
         )
-    except NAMED as error:
+    except KNOWN as error:
         sys.exit(f"{type(error).__name__}: {error}")
     except ProcessExitedException as error:  # one of several has said why
         sys.exit(error.exit_code)

@@ -9,13 +9,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from polydet.data import DatasetError
 from polydet.engine.config import ConfigError
+from polydet.engine.errors import RunError
 from polydet.engine.evaluate import ClassMismatch
+from polydet.engine.nonfinite import NonFiniteError
 from polydet.engine.sentinels import SilentFailure
-from polydet.engine.weight_files import CheckpointError
 from polydet.model_file import ModelFileError
 from polydet.text import VocabularyMismatch
+from polydet.weight_files import CheckpointError
 
-KNOWN = (
+KNOWN: tuple[type[Exception], ...] = (
     ConfigError,
     DatasetError,
     CheckpointError,
@@ -23,6 +25,8 @@ KNOWN = (
     ClassMismatch,
     VocabularyMismatch,
     SilentFailure,
+    RunError,
+    NonFiniteError,
     OmegaConfBaseException,
     OSError,
 )
