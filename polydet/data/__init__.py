@@ -15,7 +15,7 @@ from polydet.data.card import (
 )
 from polydet.data.columns import AnnotationTable
 from polydet.data.errors import DatasetError
-from polydet.data.images import read_image, to_uint8
+from polydet.data.images import read_image, to_picture, to_uint8
 from polydet.data.load import class_image_counts, get_card, label_names, load_card
 from polydet.data.loader import build_test_loader, build_train_loader
 from polydet.data.mapper import DetectionMapper
@@ -61,5 +61,6 @@ __all__ = [
     "read_image",
     "register_card",
     "register_generator",
+    "to_picture",
     "to_uint8",
 ]

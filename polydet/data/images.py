@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from polydet.data.errors import DatasetError
 
-__all__ = ["MAX_PIXELS_VARIABLE", "exif_turn", "read_image", "to_uint8"]
+__all__ = ["MAX_PIXELS_VARIABLE", "exif_turn", "read_image", "to_picture", "to_uint8"]
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +99,34 @@ def to_uint8(values: np.ndarray, source: object = "image") -> np.ndarray:
     _say(f"{values.dtype} {depth}", "%s: %s: %s, here and in pictures like it", source, found, rule)
     most = 2**depth - 1
     return ((values.astype(np.uint32) * 255 + most // 2) // most).astype(np.uint8)
+
+
+def to_picture(image: Any, source: object = "image") -> np.ndarray:
+    """An array or a Pillow image as uint8 RGB [H, W, 3], by the rules that files are read by.
+
+    Grey ([H, W], [H, W, 1]) is repeated, a fourth channel (alpha) is left out, samples become eight bits by
+    `to_uint8`; a Pillow image is turned upright by its EXIF tag.
+
+    Args:
+        image: array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] in RGB, or a Pillow image.
+        source: what to call it in messages.
+
+    Raises:
+        DatasetError: another type or shape, no pixels, or samples that have no rule.
+    """
+    if isinstance(image, Image.Image):
+        image = _decoded(image.copy(), str(source))
+    if not isinstance(image, np.ndarray):
+        remedy = "give an array [H, W, 3], a Pillow image or a file"
+        raise DatasetError(f"image is of type {type(image).__name__}", file=source, remedy=remedy)
+    if image.ndim == 2:
+        image = image[:, :, None]
+    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or not image.size:
+        what = "has no pixels" if image.ndim == 3 and not image.size else "is no picture"
+        remedy = "give rows, columns and 1, 3 or 4 channels, in this order"
+        raise DatasetError(f"array of shape {tuple(image.shape)} {what}", file=source, remedy=remedy)
+    eight = to_uint8(image[:, :, :3], source)
+    return np.ascontiguousarray(np.repeat(eight, 3, axis=2) if eight.shape[2] == 1 else eight)
 
 
 def exif_turn(opened: Image.Image) -> int:

@@ -3,7 +3,8 @@
 import contextlib
 import os
 import random
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from polydet.engine.errors import ConfigError
+from polydet.engine.errors import ConfigError, RunError
 from polydet.engine.stopping import passed_on
+
+_BROKEN = re.compile(r"gloo|NCCL|Connection (closed|reset)|Broken pipe")
 
 
 def run_distributed(
@@ -47,6 +50,30 @@ def run_distributed(
         main(*args)
     finally:
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def deaths_named() -> Iterator[None]:
+    """Inside the block the death of a worker or of another process is said in a sentence.
+
+    Raises:
+        RunError: see above.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if "DataLoader worker" in text:
+            raise RunError(
+                f"a worker of the data loader has died ({text.splitlines()[0]}), often for want of memory: lower "
+                "num_workers of dataloader.train or dataloader.test, and go on with --resume"
+            ) from error
+        if comm.get_world_size() > 1 and _BROKEN.search(text):
+            raise RunError(
+                f"another process of the run has died ({text.splitlines()[0][:200]}): its own message says why; go on "
+                "with --resume"
+            ) from error
+        raise
 
 
 def on_main(function: Callable[..., Any], *args: Any) -> Any:

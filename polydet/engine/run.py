@@ -17,7 +17,7 @@ from polydet.engine.build import build_loader, build_model, build_trainer, durat
 from polydet.engine.checkpoint import Checkpointer
 from polydet.engine.config import REQUIRED_KEYS, ConfigError, flatten, stage_config
 from polydet.engine.denormals import flush_denormals, same_rounding
-from polydet.engine.distributed import on_main, refuse_disagreement
+from polydet.engine.distributed import deaths_named, on_main, refuse_disagreement
 from polydet.engine.errors import RunError
 from polydet.engine.evaluate import Results, check_evaluators, evaluate
 from polydet.engine.folder import move_aside, open_folder, owned
@@ -65,7 +65,7 @@ def run(cfg: DictConfig, resume: bool = False, eval_only: bool = False) -> Resul
         RunError: another run trains in the folder, or there is nothing to go on with.
         Interrupted: SIGTERM or SIGUSR1 came; what was trained is saved.
     """
-    with watched(), same_rounding():
+    with watched(), same_rounding(), deaths_named():
         return (_run_stages if "stages" in cfg else _run_one)(cfg, resume, eval_only)
 
 

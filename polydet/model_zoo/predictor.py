@@ -9,12 +9,13 @@ import torch
 from detectron2.config import instantiate
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
+from PIL import Image
 from torch import nn
 
-from polydet.data import read_image
+from polydet.data import DatasetError, read_image, to_picture
 from polydet.evaluation import answer_by_size
 
-Picture = np.ndarray | str | Path
+Picture = np.ndarray | Image.Image | str | Path
 
 
 class Predictor:
@@ -63,24 +64,27 @@ class Predictor:
         """Detect.
 
         Args:
-            images: uint8 RGB arrays ``[H, W, 3]``, or files.
+            images: a list of RGB arrays ``[H, W, 3]``, Pillow images or files; other shapes and types of samples as
+                :func:`polydet.data.to_picture` takes them.
 
         Returns:
             per image, on the CPU, in the image's own pixels.
 
         Raises:
-            polydet.data.DatasetError: a file that cannot be read.
+            polydet.data.DatasetError: a file that cannot be read, or what is no picture; names its place.
         """
+        if isinstance(images, Picture):
+            raise DatasetError("a predictor takes a list of images", remedy="give one image as [image]")
         found: list[Instances] = []
         for start in range(0, len(images), self.batch_size):
-            batch = [self.prepare(image) for image in images[start : start + self.batch_size]]
+            chosen = images[start : start + self.batch_size]
+            batch = [self.prepare(image, f"images[{i}]") for i, image in enumerate(chosen, start)]
             found += [output["instances"].to("cpu") for output in answer_by_size(self.model, batch)]
         return [instances[instances.scores >= self.min_score] for instances in found]
 
-    def prepare(self, image: Picture) -> dict[str, Any]:
-        """Model input of an image."""
-        if not isinstance(image, np.ndarray):
-            image = read_image({"file_name": str(image)})
+    def prepare(self, image: Picture, name: str = "image") -> dict[str, Any]:
+        """Model input of an image, which messages call ``name``."""
+        image = read_image({"file_name": str(image)}) if isinstance(image, str | Path) else to_picture(image, name)
         given = T.AugInput(image)
         self.resize(given)
         pixels = given.image[:, :, ::-1] if self.format == "BGR" else given.image

@@ -15,6 +15,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from omegaconf import DictConfig
 from torch import nn
 
+from polydet.data import DatasetError
 from polydet.engine.config import ConfigError, load_config
 from polydet.engine.labels import closed_names, is_open_vocabulary, label_space, names_by_name, test_size, trained_words
 from polydet.engine.lazy import config_root
@@ -218,6 +219,7 @@ def PolydetLazyModel(cfg: CfgNode) -> nn.Module:  # Detectron2 builds a model by
     if cfg.POLYDET.OPERATING:
         apply_operating_points(model, _operating_points(Path(cfg.POLYDET.CONFIG_FILE)), _classes(lazy, words))
     _follow_words(model, cfg.DATASETS.TEST[0])
+    model.register_forward_pre_hook(_check_pictures)
     return model.to(cfg.MODEL.DEVICE)
 
 
@@ -252,6 +254,23 @@ def _follow_words(model: nn.Module, metadata: str) -> None:
         _name_classes(metadata, current_names(model, ()))
 
     model.set_vocabulary = follow  # type: ignore[assignment]
+
+
+def _check_pictures(model: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """What Detectron2's predictor passes on of any array must be a picture of eight bits: it converts nothing."""
+    for item in inputs[0] if not model.training else ():
+        image = item["image"]
+        low, high = (float(image.min()), float(image.max())) if image.numel() else (0.0, 0.0)
+        what = ""
+        if image.dim() != 3 or image.shape[0] != 3 or not image.numel():
+            what = f"a tensor of shape {tuple(image.shape)}, not 3 channels"
+        elif not (low >= 0 and high <= 255):
+            what = f"samples from {low:g} to {high:g}, not 0 to 255"
+        elif image.is_floating_point() and 0 < high <= 1 and bool((image != image.round()).any()):
+            what = f"samples from {low:g} to {high:g}, floats in 0..1 it seems, not 0 to 255"
+        if what:
+            remedy = "make a uint8 RGB array of it by polydet.data.to_picture, or use model_zoo.Predictor, which does"
+            raise DatasetError(f"the picture is {what}", file=item.get("file_name", "predictor"), remedy=remedy)
 
 
 def _load(model: nn.Module, file: str | Path, cfg: DictConfig) -> None:
