@@ -6,51 +6,29 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from polydet.layers import FeedForward, xavier_reset
-from polydet.layers.mlp import Activation
 from polydet.ops import MultiScaleDeformableAttention
 
 from .attention import ConditionalCrossAttention, ConditionalSelfAttention
+from .layer import DeformableLayer, TransformerLayer
 from .structures import Memory
 
 
-class DecoderLayer(nn.Module):
-    """Self-attention among queries, cross-attention to the memory, feed-forward; norms after the residuals.
+class DecoderLayer(TransformerLayer):
+    """Self-attention among queries, cross-attention to the memory, feed-forward; see `TransformerLayer`.
 
     The base class is DETR's layer; the others replace how queries attend.
     """
 
-    def __init__(
-        self,
-        dim: int = 256,
-        num_heads: int = 8,
-        ffn_dim: int = 2048,
-        dropout: float = 0.1,
-        activation: Activation = "relu",
-    ) -> None:
-        super().__init__()
-        self.dim = dim
-        self.self_attn: Any = self._self_attention(dim, num_heads, dropout)
-        self.cross_attn: Any = self._cross_attention(dim, num_heads, dropout)
-        self.ffn = FeedForward(dim, ffn_dim, dropout, activation)
-        self.norm1 = nn.LayerNorm(dim)
-        self.norm2 = nn.LayerNorm(dim)
-        self.norm3 = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
-        self.reset_parameters()
+    num_norms = 3
+    norm3: nn.LayerNorm
 
-    def _self_attention(self, dim: int, num_heads: int, dropout: float) -> nn.Module:
-        return nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
-
-    def _cross_attention(self, dim: int, num_heads: int, dropout: float) -> nn.Module:
-        return nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
+    def add_attentions(self, dim: int, num_heads: int, dropout: float) -> None:
+        """See `TransformerLayer`."""
+        super().add_attentions(dim, num_heads, dropout)
+        self.cross_attn: Any = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
 
     def bind(self, index: int) -> None:
         """Called once by the decoder with this copy's place in the stack."""
-
-    def reset_parameters(self) -> None:
-        """Xavier-uniform matrices, zero biases."""
-        xavier_reset(self)
 
     def attend_queries(self, content: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
         """Self-attention: ``[B, Q, C]``; `mask` ``[Q, Q]`` True where blocked."""
@@ -94,11 +72,10 @@ class DecoderLayer(nn.Module):
 class ConditionalDecoderLayer(DecoderLayer):
     """Content and position are projected apart; cross-attention adds a spatial query (Conditional DETR, DAB-DETR)."""
 
-    def _self_attention(self, dim: int, num_heads: int, dropout: float) -> nn.Module:
-        return ConditionalSelfAttention(dim, num_heads, dropout)
-
-    def _cross_attention(self, dim: int, num_heads: int, dropout: float) -> nn.Module:
-        return ConditionalCrossAttention(dim, num_heads, dropout)
+    def add_attentions(self, dim: int, num_heads: int, dropout: float) -> None:
+        """See `TransformerLayer`."""
+        self.self_attn = ConditionalSelfAttention(dim, num_heads, dropout)
+        self.cross_attn = ConditionalCrossAttention(dim, num_heads, dropout)
 
     def bind(self, index: int) -> None:
         """Only the first layer keeps the projection of the query position."""
@@ -118,29 +95,13 @@ class ConditionalDecoderLayer(DecoderLayer):
         return self.cross_attn(content, position, spatial, memory.tokens, memory.position, memory.layout.padding_mask)
 
 
-class DeformableDecoderLayer(DecoderLayer):
+class DeformableDecoderLayer(DeformableLayer, DecoderLayer):
     """Cross-attention samples a few points around each query's reference (Deformable DETR)."""
 
-    def __init__(
-        self,
-        dim: int = 256,
-        num_heads: int = 8,
-        ffn_dim: int = 1024,
-        dropout: float = 0.1,
-        activation: Activation = "relu",
-        num_levels: int = 4,
-        num_points: int = 4,
-    ) -> None:
-        self._sampling = (num_levels, num_points)
-        super().__init__(dim, num_heads, ffn_dim, dropout, activation)
-
-    def _cross_attention(self, dim: int, num_heads: int, dropout: float) -> nn.Module:
-        return MultiScaleDeformableAttention(dim, num_heads, *self._sampling)
-
-    def reset_parameters(self) -> None:
-        """Xavier-uniform matrices; the cross-attention keeps its own start."""
-        xavier_reset(self)
-        self.cross_attn.reset_parameters()
+    def add_attentions(self, dim: int, num_heads: int, dropout: float) -> None:
+        """See `TransformerLayer`."""
+        TransformerLayer.add_attentions(self, dim, num_heads, dropout)
+        self.cross_attn = MultiScaleDeformableAttention(dim, num_heads, *self._sampling)
 
     def attend_memory(
         self, content: Tensor, position: Tensor, spatial: Tensor | None, references: Tensor | None, memory: Memory

@@ -4,44 +4,19 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from polydet.layers import MLP, FeedForward, xavier_reset
-from polydet.layers.mlp import Activation
+from polydet.layers import MLP, xavier_reset
 from polydet.ops import MultiScaleDeformableAttention
 
+from .layer import DeformableLayer, TransformerLayer
 from .structures import Memory, TokenLayout
 
 
-class EncoderLayer(nn.Module):
-    """Self-attention over all tokens and a feed-forward block, norms after the residuals (DETR)."""
-
-    def __init__(
-        self,
-        dim: int = 256,
-        num_heads: int = 8,
-        ffn_dim: int = 2048,
-        dropout: float = 0.1,
-        activation: Activation = "relu",
-    ) -> None:
-        super().__init__()
-        self.dim = dim
-        self.self_attn: Any = self._attention(dim, num_heads, dropout)
-        self.ffn = FeedForward(dim, ffn_dim, dropout, activation)
-        self.norm1 = nn.LayerNorm(dim)
-        self.norm2 = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
-        self.reset_parameters()
-
-    def _attention(self, dim: int, num_heads: int, dropout: float) -> nn.Module:
-        return nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
-
-    def reset_parameters(self) -> None:
-        """Xavier-uniform matrices, zero biases."""
-        xavier_reset(self)
+class EncoderLayer(TransformerLayer):
+    """Self-attention over all tokens and a feed-forward block (DETR); see `TransformerLayer`."""
 
     def attend(self, tokens: Tensor, position: Tensor, layout: TokenLayout) -> Tensor:
         """``[B, S, C]`` tokens and positions to attended tokens."""
@@ -54,29 +29,12 @@ class EncoderLayer(nn.Module):
         return self.norm2(tokens + self.ffn(tokens))
 
 
-class DeformableEncoderLayer(EncoderLayer):
+class DeformableEncoderLayer(DeformableLayer, EncoderLayer):
     """The same with multi-scale deformable self-attention (Deformable DETR)."""
 
-    def __init__(
-        self,
-        dim: int = 256,
-        num_heads: int = 8,
-        ffn_dim: int = 1024,
-        dropout: float = 0.1,
-        activation: Activation = "relu",
-        num_levels: int = 4,
-        num_points: int = 4,
-    ) -> None:
-        self._sampling = (num_levels, num_points)
-        super().__init__(dim, num_heads, ffn_dim, dropout, activation)
-
-    def _attention(self, dim: int, num_heads: int, dropout: float) -> nn.Module:
-        return MultiScaleDeformableAttention(dim, num_heads, *self._sampling, tile_queries=True)
-
-    def reset_parameters(self) -> None:
-        """Xavier-uniform matrices; the attention keeps its own start."""
-        xavier_reset(self)
-        self.self_attn.reset_parameters()
+    def add_attentions(self, dim: int, num_heads: int, dropout: float) -> None:
+        """See `TransformerLayer`."""
+        self.self_attn = MultiScaleDeformableAttention(dim, num_heads, *self._sampling, tile_queries=True)
 
     def attend(self, tokens: Tensor, position: Tensor, layout: TokenLayout) -> Tensor:
         """``[B, S, C]`` tokens and positions to attended tokens."""
