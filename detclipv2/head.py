@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from detclipv2.deform import deformable_conv
 from polydet.dense import ATSSHead, DensePredictions, DenseTargets
+from polydet.text import TextSimilarity
 
 
 class DeformableModule(nn.Module):
@@ -85,9 +86,8 @@ class AlignmentHead(ATSSHead):
         super().__init__(in_channels, dim, strides, prior_prob=prior_prob, channels=channels, norm=norm, **kw)
         nn.init.zeros_(self.class_predictor.bias)  # type: ignore[arg-type]
         self.deformable = DeformableModule(channels, norm) if deformable else None
-        self.cosine = similarity == "cosine"
-        self.bias = nn.Parameter(torch.logit(torch.tensor(prior_prob)))
-        self.log_scale = nn.Parameter(torch.tensor(20.0).log()) if self.cosine else None
+        cosine, prior = similarity == "cosine", float(torch.logit(torch.tensor(prior_prob)))
+        self.words = TextSimilarity(cosine, scale=20.0 if cosine else 1.0, learn_scale=cosine, bias=prior)
 
     def towers(self, feature: Tensor) -> tuple[Tensor, Tensor]:
         """See `DenseHead.towers`; the box tower steers where the class tower looks."""
@@ -99,15 +99,8 @@ class AlignmentHead(ATSSHead):
     def forward(self, features: Sequence[Tensor]) -> DensePredictions:
         """See `DenseHead.forward`; `logits` are embeddings."""
         predictions = super().forward(features)
-        if self.cosine:
-            unit = [nn.functional.normalize(x.float(), dim=-1) for x in predictions.logits]
-            return DensePredictions(unit, predictions.deltas, predictions.quality)
-        return predictions
-
-    @property
-    def scale(self) -> Tensor | float:
-        """Factor of the dot products in the detection losses and in inference."""
-        return 1.0 if self.log_scale is None else self.log_scale.exp()
+        embeddings = [self.words.embed(x) for x in predictions.logits]
+        return DensePredictions(embeddings, predictions.deltas, predictions.quality)
 
     def similarity(self, predictions: DensePredictions, texts: Tensor) -> DensePredictions:
         """Logits against texts in place of embeddings.
@@ -118,7 +111,7 @@ class AlignmentHead(ATSSHead):
         Returns:
             the predictions with `logits` `[B, N_l, C]`.
         """
-        logits = [(x @ texts.to(x.dtype).T).float() * self.scale + self.bias for x in predictions.logits]
+        logits = [self.words.logits(x, texts) for x in predictions.logits]
         return DensePredictions(logits, predictions.deltas, predictions.quality)
 
     def localisation_losses(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -56,6 +56,9 @@ class DetCLIPv2(OneStageDetector):
     Raises:
         ValueError: head and text tower of different widths.
     """
+
+    # earlier checkpoints name in the head what its text classifier holds now
+    renamed: Mapping[str, str] = {"head.bias": "head.words.bias", "head.log_scale": "head.words.log_scale"}
 
     def __init__(
         self,
@@ -213,8 +216,8 @@ class DetCLIPv2(OneStageDetector):
         loss = alignment_loss(
             torch.cat(predictions.logits, dim=1),
             words.select(names),
-            self.head.scale,
-            self.head.bias,
+            self.head.words.scale,
+            self.head.words.bias,
             targets,
             gt,
             self.head.focal_alpha,
@@ -279,10 +282,10 @@ class DetCLIPv2(OneStageDetector):
         with torch.no_grad():
             for i, (names, size) in enumerate(zip(concepts, images.image_sizes)):
                 valid = inside[size]
-                similarity = (embeddings[i, valid].to(rows.dtype) @ rows.T).float() * self.head.scale
+                similarity = (embeddings[i, valid].to(rows.dtype) @ rows.T).float() * self.head.words.scale
                 mine = [column[name] for name in names]
                 centre = None if quality is None else quality[i, valid]
-                score = objectness(settings.score, similarity, mine, centre, self.head.bias)
+                score = objectness(settings.score, similarity, mine, centre, self.head.words.bias)
                 # Boxes.clip would wait for the device, and stop the run where the engine can replay the step
                 boxes = clip_boxes_to_image(self.head.decode(deltas[i, valid], flat[valid]), size)
                 chosen = select_regions(boxes, score, settings.k, settings.nms_threshold, settings.candidates)

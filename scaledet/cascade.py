@@ -31,7 +31,7 @@ class TextCascadeROIHeads(CascadeROIHeads):
         ious: foreground threshold of each stage.
         box_weights: weights of (dx, dy) and (dw, dh) of each stage.
         batch_size_per_image, positive_fraction: regions sampled for training; ground truth is among the candidates.
-        use_bias: see ``TextClassifier``.
+        use_bias: see ``TextFastRCNNOutput``.
         test_score_thresh, test_nms_thresh, test_topk_per_image: inference.
     """
 
@@ -73,6 +73,7 @@ class TextCascadeROIHeads(CascadeROIHeads):
                     text_dim,
                     (xy, xy, wh, wh),
                     use_bias,
+                    label_loss.tau,
                     test_score_thresh,
                     test_nms_thresh,
                     test_topk_per_image,
@@ -178,9 +179,7 @@ class TextCascadeROIHeads(CascadeROIHeads):
         return super()._create_proposals_from_boxes(finite, image_sizes)
 
     def _probabilities(self, visual: Tensor, stage: int) -> Tensor:
-        logits = visual @ self.vocabulary.T / self.label_loss.tau
-        bias = self.box_predictor[stage].cls_score.bias
-        return (logits if bias is None else logits + bias).sigmoid()
+        return self.box_predictor[stage].cls_score.logits(visual, self.vocabulary).sigmoid()
 
     def _stage_losses(
         self,

@@ -1,32 +1,12 @@
 """Text classifier and box regressor of one cascade stage."""
 
 import fvcore.nn.weight_init as weight_init
-import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
-from torch import Tensor, nn
+from torch import nn
 
-from polydet.text import TextEncoder
-
-
-class TextClassifier(nn.Module):
-    """Regions as unit vectors in the space of the text embeddings (eq. 5), with an optional logit bias.
-
-    Args:
-        in_channels: width of the region features.
-        text_dim: D of the text encoder.
-        use_bias: 0 for none; any other value is the start of a learnable scalar added to every logit (Detic: -4.6).
-    """
-
-    def __init__(self, in_channels: int, text_dim: int, use_bias: float = 0.0) -> None:
-        super().__init__()
-        self.linear = nn.Linear(in_channels, text_dim)
-        self.bias = nn.Parameter(self.linear.bias.new_tensor(float(use_bias))) if use_bias else None
-
-    def forward(self, features: Tensor) -> Tensor:
-        """``[R, in_channels]`` -> unit rows ``[R, D]``."""
-        return F.normalize(self.linear(features), dim=-1)
+from polydet.text import TextClassifier, TextEncoder
 
 
 def embedding_dim(encoder: TextEncoder) -> int:
@@ -44,7 +24,8 @@ class TextFastRCNNOutput(FastRCNNOutputLayers):
         in_channels: width of the region features.
         text_dim: D of the text encoder.
         box_weights: weights of the box deltas (dx, dy, dw, dh).
-        use_bias: see ``TextClassifier``.
+        use_bias: 0 for none; any other value is the start of a learnable scalar added to every logit (Detic: -4.6).
+        tau: temperature of the cosines (eq. 6).
         test_score_thresh, test_nms_thresh, test_topk_per_image: as Detectron2's.
     """
 
@@ -54,6 +35,7 @@ class TextFastRCNNOutput(FastRCNNOutputLayers):
         text_dim: int,
         box_weights: tuple[float, float, float, float],
         use_bias: float = 0.0,
+        tau: float = 0.02,
         test_score_thresh: float = 0.02,
         test_nms_thresh: float = 0.5,
         test_topk_per_image: int = 300,
@@ -68,7 +50,7 @@ class TextFastRCNNOutput(FastRCNNOutputLayers):
             test_nms_thresh=test_nms_thresh,
             test_topk_per_image=test_topk_per_image,
         )
-        self.cls_score = TextClassifier(in_channels, text_dim, use_bias)
+        self.cls_score = TextClassifier(in_channels, text_dim, 1.0 / tau, bias=use_bias or None)
         hidden, last = nn.Linear(in_channels, in_channels), nn.Linear(in_channels, 4)
         weight_init.c2_xavier_fill(hidden)
         nn.init.normal_(last.weight, std=0.001)

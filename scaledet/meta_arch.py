@@ -81,18 +81,10 @@ class ScaleDet(VocabularyState, GeneralizedRCNN):
         self.keep_encoder(text_encoder)
         roi_heads.set_labels(vocabulary.embeddings, label_space=label_space, image_counts=image_counts)
 
-    def set_vocabulary(self, names_or_vocabulary: Sequence[str] | Vocabulary | None) -> None:
-        """Predict other classes from now on; None goes back to the training labels.
-
-        Args:
-            names_or_vocabulary: words, encoded with the training templates by ``text_encoder``, or a vocabulary.
-
-        Raises:
-            ValueError: a vocabulary of another encoder, or words for a model without ``text_encoder``.
-        """
-        vocabulary = self.resolve_vocabulary(names_or_vocabulary)
-        self.roi_heads.set_vocabulary(vocabulary.embeddings.to(self.device))
-        self.vocabulary = vocabulary
+    def use_words(self, vocabulary: Vocabulary | None) -> None:
+        """See ``VocabularyState``."""
+        words = self.train_vocabulary if vocabulary is None else vocabulary
+        self.roi_heads.set_vocabulary(words.embeddings.to(self.device))
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """See ``GeneralizedRCNN.forward``; training also reads each image's ``dataset_name`` and verified labels."""

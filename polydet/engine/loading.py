@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from polydet.engine.layouts import find_layout, rows_of_zoo
 from polydet.engine.ledger import CLASSWISE, DERIVED, LoadLedger, problems_of
+from polydet.engine.renamed import renamed_state
 from polydet.weight_files import CheckpointError, read_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -102,6 +103,7 @@ def load_weights(
             message holds remedy and ledger, and the model is as it was.
     """
     source = {k.removeprefix("module."): v for k, v in state.items() if isinstance(v, Tensor)}
+    source = renamed_state(source, model)
     if key_map is not None:
         source = key_map(source)
         fresh = [*fresh, *getattr(key_map, "fresh", ())]

@@ -21,6 +21,7 @@ from polydet.data.card import find_card
 from polydet.engine.config import DEFAULT_OUTPUT, ConfigError
 from polydet.engine.labels import cards_of, label_space, labels_of, test_size, trained_words
 from polydet.engine.published import skip_published_weights
+from polydet.engine.renamed import renamed_state
 from polydet.engine.thresholds import thresholds_in
 from polydet.engine.trust import check_trusted, objects_in, plain_config
 from polydet.model_file import THIS_FILE, ModelFile, ModelFileError, write_model_file
@@ -107,7 +108,7 @@ def refuse_differences(model: nn.Module, state: Mapping[str, Tensor], file: str 
     Raises:
         CheckpointError: keys that one of them lacks, or shapes that differ.
     """
-    own = model.state_dict()
+    own, state = model.state_dict(), renamed_state(state, model)
     lines = [f"only in the file: {key}" for key in state if key not in own]
     lines += [f"not in the file: {key}" for key, value in own.items() if isinstance(value, Tensor) and key not in state]
     both = ((key, tuple(state[key].shape), tuple(own[key].shape)) for key in state if key in own)

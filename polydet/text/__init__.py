@@ -1,5 +1,6 @@
 """Text: prompt templates, encoders, vocabularies and label spaces."""
 
+from polydet.text.classifier import TextClassifier, TextSimilarity
 from polydet.text.encoders import MiniLMEncoder, OpenClipEncoder, TextEncoder
 from polydet.text.label_space import LabelSpace, label_similarity
 from polydet.text.state import VocabularyMismatch, VocabularyState, pack_text, unpack_text
@@ -16,7 +17,9 @@ __all__ = [
     "OpenClipEncoder",
     "OpenClipTextTower",
     "StoredEncoder",
+    "TextClassifier",
     "TextEncoder",
+    "TextSimilarity",
     "TextTower",
     "Vocabulary",
     "VocabularyMismatch",

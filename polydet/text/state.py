@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from polydet.text.encoders import TextEncoder
+from polydet.text.templates import clean_name
 from polydet.text.vocabulary import Vocabulary
 
 _SIZE = 256
@@ -17,10 +18,12 @@ class VocabularyMismatch(RuntimeError):
 
 
 class VocabularyState:
-    """Mixin for an ``nn.Module``: a checkpoint carries the fingerprint of ``train_vocabulary``.
+    """Mixin for an ``nn.Module`` whose classes are words: ``set_vocabulary``, and checkpoints that carry the
+    fingerprint of ``train_vocabulary``. The model says in ``use_words`` what it does with other words.
 
     Attributes:
         train_vocabulary: set by the model before weights are loaded.
+        vocabulary: the words it predicts now.
         text_encoder: encodes the words given to ``set_vocabulary``; None for a model that takes vocabularies only.
             Set it with :meth:`keep_encoder`, so that an encoder that is a module stays out of the state dict.
         on_vocabulary_mismatch: ``error``, or ``transfer`` to take the weights for another set of names; the text
@@ -28,6 +31,7 @@ class VocabularyState:
     """
 
     train_vocabulary: Vocabulary
+    vocabulary: Vocabulary
     on_vocabulary_mismatch: Literal["error", "transfer"]
     text_encoder: TextEncoder | None
 
@@ -35,31 +39,48 @@ class VocabularyState:
         """Remember the encoder past ``nn.Module``'s registration."""
         self.__dict__["text_encoder"] = encoder
 
-    def resolve_vocabulary(self, names_or_vocabulary: Sequence[str] | Vocabulary | None) -> Vocabulary:
-        """The vocabulary that an argument of ``set_vocabulary`` means.
+    def set_vocabulary(self, names_or_vocabulary: Sequence[str] | Vocabulary | None) -> None:
+        """Predict other classes from now on; None goes back to those of the training.
 
         Args:
-            names_or_vocabulary: words, encoded with the training templates by ``text_encoder``; a vocabulary; or None
-                for the training labels.
+            names_or_vocabulary: words or a vocabulary. Words that were trained need no encoder; others are encoded by
+                ``text_encoder`` with the training templates.
 
         Raises:
-            ValueError: a vocabulary of another encoder, words for a model without ``text_encoder``, or one string.
+            ValueError: no words, an empty one, one given twice, a vocabulary of another encoder, new words for a model
+                without ``text_encoder``, or one string.
         """
-        if names_or_vocabulary is None:
-            return self.train_vocabulary
-        if isinstance(names_or_vocabulary, str):
-            raise ValueError(f"set_vocabulary takes a list of names, not one string: [{names_or_vocabulary!r}]")
-        if isinstance(names_or_vocabulary, Vocabulary):
-            vocabulary = names_or_vocabulary
+        vocabulary = self._meant(names_or_vocabulary)
+        self.use_words(None if names_or_vocabulary is None else vocabulary)
+        self.vocabulary = vocabulary
+
+    def use_words(self, vocabulary: Vocabulary | None) -> None:
+        """Classify by these words from now on; None: by those of the training."""
+        raise TypeError(f"{type(self).__name__} must define use_words(vocabulary)")
+
+    @staticmethod
+    def word_key(name: str) -> str:
+        """What two spellings of one word have in common."""
+        return clean_name(name)
+
+    def _meant(self, names_or_vocabulary: Sequence[str] | Vocabulary | None) -> Vocabulary:
+        own, words = self.train_vocabulary, names_or_vocabulary
+        if words is None:
+            return own
+        if isinstance(words, str):
+            raise ValueError(f"set_vocabulary takes a list of names, not one string: [{words!r}]")
+        if isinstance(words, Vocabulary):
+            vocabulary = words
+        elif (known := own.known(words, self.word_key)) is not None:
+            vocabulary = known
         elif self.text_encoder is None:
             raise ValueError("the model has no text_encoder: give set_vocabulary() a Vocabulary or build it with one")
         else:
-            own = self.train_vocabulary
-            vocabulary = Vocabulary.build(names_or_vocabulary, self.text_encoder, own.templates, known=own)
-        if vocabulary.encoder_id != self.train_vocabulary.encoder_id:
+            vocabulary = Vocabulary.build(words, self.text_encoder, own.templates, known=own)
+        if vocabulary.encoder_id != own.encoder_id:
             raise ValueError(
                 f"the vocabulary comes from {vocabulary.encoder_id}, the model was built for "
-                f"{self.train_vocabulary.encoder_id}: regions and texts would not meet"
+                f"{own.encoder_id}: regions and texts would not meet"
             )
         return vocabulary
 

@@ -1,7 +1,7 @@
 """A vocabulary: names, prompt templates and the encoder that turned them into embeddings."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +83,24 @@ class Vocabulary:
                 directory, fingerprint, (len(names), encoder.dim), lambda: _encode(names, encoder, templates, rows)
             )
         return cls(names, templates, encoder.id, embeddings)
+
+    def known(self, names: Sequence[str], key: Callable[[str], str] = clean_name) -> "Vocabulary | None":
+        """These names with the rows they have here, where all are here; otherwise None.
+
+        Args:
+            names: as they are to be called.
+            key: what two spellings of one word have in common.
+
+        Raises:
+            ValueError: as in ``build``.
+        """
+        _check_names(tuple(names), unique=True)
+        row = {key(name): index for index, name in reversed(list(enumerate(self.names)))}
+        rows = [row.get(key(name)) for name in names]
+        if None in rows:
+            return None
+        found = torch.tensor(rows, dtype=torch.long, device="cpu")
+        return Vocabulary(tuple(names), self.templates, self.encoder_id, self.embeddings[found])
 
     def select(self, indices: Sequence[int]) -> "Vocabulary":
         """The vocabulary of the names at ``indices``, in that order."""

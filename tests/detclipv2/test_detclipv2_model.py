@@ -292,7 +292,7 @@ def test_inference_is_detectron2s_contract():
         {"image": picture(height=40, width=40)},
     ]
     with torch.no_grad():
-        model.head.bias.fill_(0.0)
+        model.head.words.bias.fill_(0.0)
         outputs = model(items)
     found = outputs[0]["instances"]
     assert found.image_size == (128, 192) and outputs[1]["instances"].image_size == (40, 40)
@@ -374,7 +374,7 @@ def test_width_of_head_and_tower_must_agree():
 def test_cosine_similarity_is_an_option(task):
     losses, grads = gradients(make_model(similarity="cosine").train(), batch_of(task))
     assert all(value.isfinite() for value in losses.values())
-    assert ("head.log_scale" in grads) == (task == "detection")
+    assert ("head.words.log_scale" in grads) == (task == "detection")
 
 
 def test_registered():

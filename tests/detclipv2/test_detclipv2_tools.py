@@ -174,7 +174,7 @@ def test_predictor_batches_and_encodes_words_once(tmp_path):
     tower = TrainedLetters()
     model = make_model(tower, vocabulary=["cat"])
     with torch.no_grad():
-        model.head.bias.fill_(0.0)
+        model.head.words.bias.fill_(0.0)
     predictor = WordPredictor(model.train(), short=64, batch_size=2)
     images = _pictures()
     found = predictor(images, ["dog", "bird"])

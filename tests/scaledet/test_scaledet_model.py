@@ -178,7 +178,8 @@ def test_bad_vocabularies():
     with pytest.raises(ValueError, match="no text_encoder"):
         without = build_model()
         without.__dict__["text_encoder"] = None
-        without.set_vocabulary(["cat"])
+        without.set_vocabulary(["cat"])  # a word of the training needs no encoder
+        without.set_vocabulary(["zebra"])
     with pytest.raises(ValueError, match="text_dim=16"):
         build_model(text_dim=8)
 
