@@ -2,8 +2,9 @@
 
 from . import checkpoint  # noqa: F401  registers the layout of the release
 from .adapter import MultiScaleAdapter
+from .collaborators import Collaborators
 from .encoder_detector import EncoderDetector
-from .meta_arch import CoDETR, Collaborators
+from .meta_arch import CoDETR
 from .positive_queries import PositiveQueries, QueryGroup, sample_group
 from .query_groups import GroupedDETR
 from .tta import BoxVotingTTA

@@ -13,7 +13,8 @@ from torch import Tensor
 from polydet.detr import DETR, Memory, Predictions, Targets
 from polydet.ops import MultiScaleDeformableAttention
 
-from .meta_arch import CoDETR, image_sizes
+from .collaborators import image_sizes
+from .meta_arch import CoDETR
 
 
 class IoFIoB:

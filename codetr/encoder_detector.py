@@ -8,7 +8,8 @@ from typing import Any
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from .meta_arch import CoDETR, image_sizes
+from .collaborators import image_sizes
+from .meta_arch import CoDETR
 
 
 @META_ARCH_REGISTRY.register()
@@ -34,7 +35,7 @@ class EncoderDetector(CoDETR):
     def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> Any:
         """Detectron2's contract, see `DETR.forward`."""
         if not self.training:
-            return self.branch_detections(0, batched_inputs)
+            return self.detect(batched_inputs)
         self.prepare_targets(batched_inputs)  # refuses boxes and labels that cannot be right
         images = self.preprocess(batched_inputs)
         instances = [x["instances"].to(self.device) for x in batched_inputs]

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .collaborators import image_sizes
 from .heads import AuxiliaryHead
-from .meta_arch import CoDETR, image_sizes
+from .meta_arch import CoDETR
 
 DETR_HEAD = "detr"
 

@@ -44,7 +44,17 @@ class QueryGroup:
         """All rows of all images count."""
         return all(n == self.boxes.shape[1] for n in self.rows)
 
-    def branch(self, predictions: Predictions, name: str) -> Branch:
+    def classes(self) -> Tensor:
+        """``[B, N]`` category that each query is to answer for, where each answers for one: a positive for its
+        object's, the others for those of the image's objects in turn, or the first of all where it has none."""
+        size, device = self.boxes.shape[1], self.boxes.device
+        rows = []
+        for target in self.targets:
+            labels = target.labels if len(target.labels) else torch.zeros(1, dtype=torch.int64, device=device)
+            rows.append(labels.repeat(-(-size // len(labels)))[:size])
+        return torch.stack(rows)
+
+    def branch(self, predictions: Predictions, name: str, factor: float = 1.0) -> Branch:
         """The criterion's branch: positives answer for their own object at every layer (eq. 5)."""
         device = self.boxes.device
         image = torch.cat([torch.full((n,), i, device=device) for i, n in enumerate(self.counts)])
@@ -54,7 +64,7 @@ class QueryGroup:
         if not self.complete:
             index = torch.arange(self.boxes.shape[1], device=device)
             weight = (index < torch.tensor(self.rows, device=device)[:, None]).to(self.boxes.dtype)[..., None]
-        return Branch(predictions, self.targets, name, assignment, weight)
+        return Branch(predictions, self.targets, name, assignment, weight, factor=factor)
 
 
 def choose(coordinates: Coordinates, size: int, pool: NegativePool = "all") -> tuple[Tensor, Tensor]:

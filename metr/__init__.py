@@ -1,17 +1,20 @@
 """METR: language-aware queries over many datasets (Hao et al., "Language-aware Multiple Datasets Detection Pretraining
 for DETRs", 2023)."""
 
-from .category_extraction import CategoryExtraction, ClassDecoderLayer, category_loss
+from .category_extraction import CategoryExtraction, CategoryLoss, ClassDecoderLayer, category_loss
 from .denoising import LanguageDenoising
-from .language import DotProduct, LanguageEmbeddings
+from .language import CategoryLabels, DotProduct, LanguageEmbeddings
 from .matching import GroupAssignment, GroupMatcher
-from .meta_arch import METR, CategoryScores
-from .queries import CategoryQueries, CategoryQuerySource
+from .meta_arch import METR
+from .queries import Categories, CategoryQuerySource
+from .scores import CategoryScores
 
 __all__ = [
     "METR",
+    "Categories",
     "CategoryExtraction",
-    "CategoryQueries",
+    "CategoryLabels",
+    "CategoryLoss",
     "CategoryQuerySource",
     "CategoryScores",
     "ClassDecoderLayer",

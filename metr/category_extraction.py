@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from polydet.detr import Memory
+from polydet.detr import Auxiliary, Branch, Memory, Targets, TrainingStep
+from polydet.detr.label_scope import stack_known
 from polydet.layers import FeedForward, asymmetric_loss, xavier_reset
 
 from .language import DotProduct
@@ -98,3 +99,34 @@ def category_loss(
         if known is not None:
             loss = loss * known
         return loss.sum(1).mean()
+
+
+class CategoryLoss(Auxiliary):
+    """The asymmetric loss of the category extraction, ``loss_cem``.
+
+    Args:
+        weight: mu. asl: further arguments of `category_loss`.
+    """
+
+    name = "category_loss"
+
+    def __init__(self, weight: float = 1.0, **asl: float) -> None:
+        super().__init__()
+        self.weight, self.asl = weight, asl
+
+    def forward(self, detector: nn.Module, step: TrainingStep) -> tuple[dict[str, Tensor], list[Branch]]:
+        """See `Auxiliary`."""
+        logits = step.queries.category_logits
+        assert logits is not None
+        count = logits.shape[1]
+        loss = category_loss(logits, present_labels(step.targets, count), stack_known(step.targets, count), **self.asl)
+        return {"loss_cem": self.weight * loss}, []
+
+
+def present_labels(targets: Sequence[Targets], num_classes: int) -> Tensor:
+    """Categories with an object in each image, ``[B, K]`` bool."""
+    device = targets[0].labels.device
+    present = torch.zeros(len(targets), num_classes, dtype=torch.bool, device=device)
+    for row, target in zip(present, targets):
+        row[target.labels] = True
+    return present

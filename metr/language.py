@@ -1,15 +1,17 @@
-"""Language embeddings of the categories, and the dot-product layer that compares features with them."""
+"""Language embeddings of the categories, and the label head whose queries answer for one of them each."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from polydet.detr.queries import prior_bias
-from polydet.layers import xavier_reset
+from polydet.detr import Queries, WordLabels
+from polydet.detr.decoder import per_layer
+from polydet.layers import prior_bias, xavier_reset
 from polydet.text import Vocabulary, clean_name
 
 logger = logging.getLogger(__name__)
@@ -143,3 +145,48 @@ class DotProduct(nn.Module):
         """Logits of every feature for every category: ``[B, S, C]``, ``[B, T, C]``, ``[B, T]`` to ``[B, S, T]``."""
         logits = self.linear(x) @ e.transpose(1, 2) / x.shape[-1] ** 0.5
         return logits + bias[:, None].to(logits.dtype)
+
+
+class CategoryLabels(WordLabels):
+    """Matchability of each query for its own category: one logit a query (algorithm 1).
+
+    Args:
+        heads, learnable, scale: see `LanguageEmbeddings`, which `start` makes.
+    """
+
+    one_category = True
+    language: LanguageEmbeddings
+
+    def __init__(
+        self, heads: Sequence[str] = ("decoder", "encoder"), learnable: bool = True, scale: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.names, self.learnable, self.scale = tuple(heads), learnable, scale
+
+    def start(self, vocabulary: Vocabulary, dim: int) -> None:
+        """See `WordLabels`."""
+        self.language = LanguageEmbeddings(vocabulary, dim, self.names, self.learnable, self.scale)
+
+    def use(self, vocabulary: Vocabulary | None) -> None:
+        """See `WordLabels`."""
+        self.language.use(vocabulary)
+
+    def new_head(self, dim: int) -> DotProduct:
+        """See `LabelHead`."""
+        return DotProduct(dim)
+
+    def forward(self, hidden: Tensor, first_layer: int, queries: Queries) -> Tensor:
+        """Matchability ``[L, B, Q, 1]`` of each query for its category."""
+        assert queries.classes is not None
+        e = self.language()[queries.classes]
+        bias = self.language.bias("decoder")[queries.classes]
+        heads = [per_layer(self, first_layer + i) for i in range(len(hidden))]
+        return torch.stack([head(h, e, bias) for head, h in zip(heads, hidden)])[..., None]
+
+    def contents(self) -> Tensor:
+        """See `LabelHead`: the projected language embeddings."""
+        return self.language()
+
+    def address(self, queries: Queries, classes: Tensor) -> Queries:
+        """See `LabelHead`: a query's content names its category."""
+        return replace(queries, content=queries.content + self.language()[classes], classes=classes)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from detectron2.utils.events import get_event_storage
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
@@ -20,12 +22,6 @@ class GroupAssignment(Assignment):
 
     surplus: int = 0
 
-    def of_layers(self, layers: range) -> GroupAssignment:
-        """The pairs of some of the layers, counted from the first of them."""
-        rows = (self.layer >= layers.start) & (self.layer < layers.stop)
-        layer = self.layer[rows] - layers.start
-        return GroupAssignment(layer, self.image[rows], self.query[rows], self.target[rows], self.surplus)
-
 
 class GroupMatcher(HungarianMatcher):
     """The cheapest one-to-one assignment within each category (eqs. 6 and 7).
@@ -36,19 +32,19 @@ class GroupMatcher(HungarianMatcher):
     """
 
     @torch.no_grad()
-    def forward(  # type: ignore[override]
-        self, predictions: Predictions, targets: Sequence[Targets], classes: Tensor
-    ) -> GroupAssignment:
-        """Assign the objects of each image at each layer.
+    def forward(self, predictions: Predictions, targets: Sequence[Targets]) -> GroupAssignment:
+        """Assign the objects of each image at each layer, and log how many had no query, as ``metr/surplus_objects``.
 
         Args:
-            predictions: logits ``[L, B, Q, 1]``, boxes ``[L, B, Q, 4]``.
-            targets: objects of each image, labels in the numbering of `classes`.
-            classes: ``[B, Q]`` category of each query.
+            predictions: logits ``[L, B, Q, 1]``, boxes ``[L, B, Q, 4]``, classes ``[B, Q]``.
+            targets: objects of each image, labels in the numbering of the classes.
 
         Raises:
-            ValueError: a cost is NaN or infinite; names the image.
+            ValueError: queries without a category, or a cost that is NaN or infinite; names the image.
         """
+        classes = predictions.classes
+        if classes is None:
+            raise ValueError("a GroupMatcher needs queries with a category each, this query source gives none")
         device = predictions.boxes.device
         count = sum(len(t) for t in targets)
         if count == 0:
@@ -63,6 +59,7 @@ class GroupMatcher(HungarianMatcher):
         self._check(cost, pairs[0], targets)
         rows, matched = solve_groups(cost, pairs)
         layer, image, query, target = torch.from_numpy(rows).to(device)
+        _log_surplus(count - matched)
         return GroupAssignment(layer, image, query, target, surplus=count - matched)
 
     def pair_cost(self, predictions: Predictions, image: Tensor, query: Tensor, boxes: Tensor) -> Tensor:
@@ -80,6 +77,11 @@ class GroupMatcher(HungarianMatcher):
                 f"the matching cost of image {first.name} is not finite: look at its pixels and boxes, then at the "
                 "loss before this step (a learning rate too high, or no gradient clipping)"
             )
+
+
+def _log_surplus(count: int) -> None:
+    with contextlib.suppress(AssertionError):  # outside a trainer there is no storage
+        get_event_storage().put_scalar("metr/surplus_objects", count)
 
 
 def solve_groups(cost: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, int]:

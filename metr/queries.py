@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from polydet.detr import Memory, Predictions, Queries, Targets, TwoStageQueries
+from polydet.detr import Branch, LabelHead, Memory, Predictions, Queries, Targets, TwoStageQueries
+from polydet.detr.label_scope import stack_known
 from polydet.detr.queries import take
 
-from .language import DotProduct
+from .category_extraction import CategoryExtraction, present_labels
+from .language import CategoryLabels, DotProduct
 
 
 @dataclass(eq=False)
@@ -32,23 +34,6 @@ class Categories:
     content: Tensor
     language: Tensor
     bias: Tensor
-
-
-@dataclass(eq=False)
-class CategoryQueries(Queries):
-    """Queries with their categories.
-
-    Attributes:
-        classes: ``[B, Q]`` int64 category of each query, denoising queries first.
-        language: ``[n, C]`` projected language embeddings of the current vocabulary.
-        category_logits: ``[B, n]`` of the category extraction module, or None.
-        proposals: the encoder's predictions ``[1, B, Q, ...]`` that the queries start from.
-    """
-
-    classes: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.int64))
-    language: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
-    category_logits: Tensor | None = None
-    proposals: Predictions | None = None
 
 
 def choose_categories(
@@ -96,7 +81,10 @@ def uniform_slots(num_queries: int, counts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class CategoryQuerySource(TwoStageQueries):
-    """The encoder's best tokens for the chosen categories become anchors; the content names the category.
+    """Categories are chosen; the encoder's best tokens for them become anchors; the content names the category.
+
+    `METR` says by `look_for` how many categories an image has, and which module extracts them. Without one, training
+    takes the true categories and random others, inference all of them with as many queries each as in training.
 
     Tokens are scored against the chosen categories only. `uniform`: each category takes its own best tokens by its
     column, equally many. `adaptive`: the tokens that are best overall, each for its best category, at least one for
@@ -116,39 +104,81 @@ class CategoryQuerySource(TwoStageQueries):
     ) -> None:
         if allocation not in ("uniform", "adaptive"):
             raise ValueError(f"allocation must be uniform or adaptive, got {allocation!r}")
-        super().__init__(1, num_queries, dim, base_size=base_size, content_init=content_init)
+        super().__init__(None, num_queries, dim, base_size=base_size, content_init=content_init)
         self.class_head = DotProduct(dim)
         self.allocation = allocation
+        self.look_for(20, None)
+
+    def look_for(self, top_k: int, cem: CategoryExtraction | None) -> None:
+        """Choose `top_k` categories of each image, by `cem`."""
+        self.top_k = top_k
+        self.cem = cem
 
     def forward(
-        self,
-        memory: Memory,
-        targets: Sequence[Targets] | None = None,
-        categories: Categories | None = None,
-        num_queries: int | None = None,
-    ) -> CategoryQueries:
-        """
-        Args:
-            categories: chosen for each image.
-            num_queries: other than that of the training (a model without category extraction asks for all categories).
+        self, memory: Memory, targets: Sequence[Targets] | None = None, labels: LabelHead | None = None
+    ) -> Queries:
+        """Queries for the categories of each image; in training, also the proposals' branch `enc`.
 
-        Returns:
-            queries whose `language` and `category_logits` are not filled in.
+        Raises:
+            TypeError: a label head that is not `CategoryLabels`.
         """
-        if categories is None:
-            raise ValueError("category queries need the chosen categories")
+        if not isinstance(labels, CategoryLabels):
+            raise TypeError(f"category queries need CategoryLabels as the label head, not {type(labels).__name__}")
+        table = labels.contents()
+        logits, content = None, table[None].expand(len(memory.tokens), -1, -1)
+        if self.cem is not None:
+            logits, content = self.cem(table, labels.language.bias("cem"), memory)
+        chosen, counts = self._choose(logits, memory, targets, len(table))
+        rows = torch.arange(len(chosen), device=chosen.device)[:, None]
+        bias = labels.language.bias("encoder")[chosen]
+        categories = Categories(chosen, counts, content[rows, chosen], table[chosen], bias)
+        queries, proposals = self.queries_for(memory, categories, self._count(chosen.shape[1]))
+        if targets is not None:
+            queries.branches.append(Branch(proposals, targets, "enc"))
+        return replace(queries, category_logits=logits)
+
+    def _choose(
+        self, logits: Tensor | None, memory: Memory, targets: Sequence[Targets] | None, n: int
+    ) -> tuple[Tensor, Tensor]:
+        """Categories of each image and how many they are, see `choose_categories`; `n` in all."""
+        batch, device = len(memory.tokens), memory.tokens.device
+        scores = None if logits is None else logits.detach().float().sigmoid()
+        if targets is None:
+            if scores is None:
+                return torch.arange(n, device=device).expand(batch, -1), torch.full((batch,), n, device=device)
+            return choose_categories(scores, self.top_k)
+        scores = torch.rand(batch, n, device=device) if scores is None else scores
+        allowed = stack_known(targets, n)
+        if allowed is not None:  # an image of which nothing is known still needs queries; they get no weight
+            allowed = allowed | ~allowed.any(1, keepdim=True)
+        return choose_categories(scores, self.top_k, present_labels(targets, n), allowed)
+
+    def _count(self, places: int) -> int:
+        """As many queries as in training, or as many a category where inference looks for all categories."""
+        if self.cem is not None or self.training:
+            return self.num_queries
+        return max(1, self.num_queries // min(self.top_k, places)) * places
+
+    def queries_for(
+        self, memory: Memory, categories: Categories, num_queries: int | None = None
+    ) -> tuple[Queries, Predictions]:
+        """Queries for chosen categories, and the encoder's predictions ``[1, B, Q, ...]`` that they start from.
+
+        Args:
+            num_queries: other than that of the training (a model without category extraction asks for all categories).
+        """
         features, grid = self.token_features(memory)
         logits = self.class_head.table(features, categories.language, categories.bias)
         usable = torch.isfinite(grid).all(-1)
         token, place = self._select(logits.detach(), usable, categories.counts, num_queries or self.num_queries)
         anchors = self.boxes_of(take(features, token), take(grid, token))
         chosen_logits = take(logits, token).gather(2, place[..., None])
-        references = anchors.detach().sigmoid()
         slot = torch.arange(place.shape[1], device=place.device) % self.num_queries
         assert self.content is not None
         content = self.content.weight[slot] + take(categories.content, place)
-        proposals = Predictions(chosen_logits[None], anchors.sigmoid()[None])
-        return CategoryQueries(content, references, classes=categories.index.gather(1, place), proposals=proposals)
+        classes = categories.index.gather(1, place)
+        proposals = Predictions(chosen_logits[None], anchors.sigmoid()[None], classes=classes)
+        return Queries(content, anchors.detach().sigmoid(), classes=classes), proposals
 
     def _select(self, logits: Tensor, usable: Tensor, counts: Tensor, num_queries: int) -> tuple[Tensor, Tensor]:
         """Token and place of the category of each query, both ``[B, Q]``; fewer queries where tokens run out."""

@@ -13,7 +13,7 @@ from torchvision.ops import sigmoid_focal_loss
 from polydet.layers import cxcywh_to_xyxy, iou_and_giou, mean_over_processes, quality_focal_loss
 
 from .matcher import HungarianMatcher
-from .structures import Assignment, Branch, Predictions, Targets
+from .structures import Assignment, Branch, Targets
 
 
 class ClassLoss(nn.Module):
@@ -47,6 +47,24 @@ def _sum_layers(loss: Tensor, weight: Tensor | None, normalizer: Tensor) -> Tens
     if weight is not None:
         loss = loss * weight
     return loss.flatten(1).sum(1) / normalizer
+
+
+class EmbeddingLoss(nn.Module):
+    """Base class of losses on queries as unit rows among the texts; each has its weight in it."""
+
+    name: str
+
+    def forward(self, embeddings: Tensor, labels: Tensor, normalizer: Tensor) -> Tensor:
+        """
+        Args:
+            embeddings: ``[L, B, Q, D]`` unit rows.
+            labels: ``[L, B, Q]`` class of the assigned object, -1 for background.
+            normalizer: 0-d.
+
+        Returns:
+            ``[L]``.
+        """
+        raise TypeError(f"{type(self).__name__} must define forward")
 
 
 class FocalLoss(ClassLoss):
@@ -115,6 +133,7 @@ class Criterion(nn.Module):
         class_loss: focal, quality focal or softmax.
         class_weight, box_weight, giou_weight: weights of the three losses.
         branch_weight: further factor for branches by name, e.g. ``{"dn": 1.0}``; 1 for names left out.
+        extra: further losses of branches whose predictions have `embeddings`, ``loss_{name}`` by the name of each.
     """
 
     def __init__(
@@ -125,9 +144,11 @@ class Criterion(nn.Module):
         box_weight: float = 5.0,
         giou_weight: float = 2.0,
         branch_weight: dict[str, float] | None = None,
+        extra: Sequence[EmbeddingLoss] = (),
     ) -> None:
         super().__init__()
         self.matcher = matcher
+        self.extra = nn.ModuleDict({loss.name: loss for loss in extra})
         self.class_loss = class_loss
         self.weights = {"class": class_weight, "bbox": box_weight, "giou": giou_weight}
         self.branch_weight = dict(branch_weight or {})
@@ -141,7 +162,8 @@ class Criterion(nn.Module):
         device = branch.predictions.boxes.device
         with torch.autocast(device.type, enabled=False):
             dtype = torch.promote_types(branch.predictions.boxes.dtype, torch.float32)
-            predictions = Predictions(branch.predictions.logits.to(dtype), branch.predictions.boxes.to(dtype))
+            given = branch.predictions
+            predictions = replace(given, logits=given.logits.to(dtype), boxes=given.boxes.to(dtype), hidden=None)
             assignment = branch.assignment
             if assignment is None:
                 assignment = self.matcher(predictions, branch.targets)
@@ -149,7 +171,7 @@ class Criterion(nn.Module):
             if normalizer is None:
                 normalizer = self._normalizer(branch, len(predictions.boxes), device)
             losses = self.losses(replace(branch, predictions=predictions), assignment, normalizer.to(device, dtype))
-        return self._name(losses, branch.name)
+        return self._name(losses, branch)
 
     def losses(self, branch: Branch, assignment: Assignment, normalizer: Tensor) -> dict[str, Tensor]:
         """Unweighted losses, ``[L]`` each."""
@@ -157,6 +179,8 @@ class Criterion(nn.Module):
         logits, boxes = predictions.logits, predictions.boxes
         rows = (assignment.layer, assignment.image, assignment.query)
         labels, target_boxes = gather_targets(branch.targets, assignment)
+        if predictions.classes is not None:  # the one logit of a query is that of its own category
+            labels = torch.zeros_like(labels)
         source, target_boxes = boxes[rows], target_boxes.to(boxes.dtype)
         iou, giou = iou_and_giou(cxcywh_to_xyxy(source), cxcywh_to_xyxy(target_boxes))
         assigned = torch.full(boxes.shape[:3], -1, dtype=torch.int64, device=boxes.device)
@@ -166,11 +190,15 @@ class Criterion(nn.Module):
         distance = (source - target_boxes).abs().sum(-1)
         layers = torch.arange(len(boxes), device=boxes.device)
         of_layer = assignment.layer[None] == layers[:, None]  # sums without atomics, so a step repeats exactly
-        return {
+        losses = {
             "class": self.class_loss(logits, assigned, quality, branch.class_weight, normalizer),
             "bbox": torch.where(of_layer, distance, 0.0).sum(1) / normalizer,
             "giou": torch.where(of_layer, 1 - giou, 0.0).sum(1) / normalizer,
         }
+        if predictions.embeddings is not None:
+            embeddings = predictions.embeddings.to(logits.dtype)
+            losses.update({name: loss(embeddings, assigned, normalizer) for name, loss in self.extra.items()})
+        return losses
 
     def _normalizer(self, branch: Branch, num_layers: int, device: torch.device) -> Tensor:
         if branch.assignment is None:
@@ -179,12 +207,12 @@ class Criterion(nn.Module):
             count = len(branch.assignment.query) / num_layers
         return mean_over_processes(count, device=device)
 
-    def _name(self, losses: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-        suffix = f"_{name}" if name else ""
-        factor = self.branch_weight.get(name, 1.0)
+    def _name(self, losses: dict[str, Tensor], branch: Branch) -> dict[str, Tensor]:
+        suffix = f"_{branch.name}" if branch.name else ""
+        factor = self.branch_weight.get(branch.name, 1.0) * branch.factor
         named = {}
         for kind, values in losses.items():
-            for layer, value in enumerate((values * (self.weights[kind] * factor)).unbind()):
+            for layer, value in enumerate((values * (self.weights.get(kind, 1.0) * factor)).unbind()):
                 number = f"_{layer}" if layer + 1 < len(values) else ""
                 named[f"loss_{kind}{suffix}{number}"] = value
         return named

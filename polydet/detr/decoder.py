@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -192,7 +192,7 @@ class Decoder(nn.Module):
         return self.layers[index](*args)
 
 
-def per_layer(heads: nn.ModuleList, index: int) -> nn.Module:
+def per_layer(heads: Any, index: int) -> nn.Module:
     """The head of a layer, where one head may serve all."""
     return heads[index if len(heads) > 1 else 0]
 

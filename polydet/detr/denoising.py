@@ -26,7 +26,7 @@ class Denoising(nn.Module):
     in contrastive groups and are left out of the loss in plain ones, as in the authors' codes.
 
     Args:
-        num_classes: a number or a label space.
+        num_classes: a number or a label space; None: no table, a class has the content that the label head gives it.
         num_queries: with contrastive groups: pairs in all; the number of groups is this over the most objects.
         num_groups: with plain groups: their number.
         label_noise: chance that a query is given a random class.
@@ -40,7 +40,7 @@ class Denoising(nn.Module):
 
     def __init__(
         self,
-        num_classes: int | Sized,
+        num_classes: int | Sized | None,
         dim: int = 256,
         num_queries: int = 100,
         num_groups: int = 5,
@@ -55,7 +55,6 @@ class Denoising(nn.Module):
         if normalizer not in ("pairs", "objects", "local"):
             raise ValueError(f"normalizer must be pairs, objects or local, got {normalizer!r}")
         self.normalizer = normalizer
-        self.num_classes = count_classes(num_classes)
         self.num_queries = num_queries
         self.num_groups = num_groups
         self.label_noise = label_noise
@@ -63,26 +62,37 @@ class Denoising(nn.Module):
         self.contrastive = contrastive
         self.indicator = indicator
         self.see_matching = see_matching
-        self.label_embedding = self.make_embedding(self.num_classes, dim - int(indicator))
+        self.label_embedding: nn.Embedding | None = None
+        if num_classes is not None:
+            self.label_embedding = nn.Embedding(count_classes(num_classes), dim - int(indicator))
 
-    def make_embedding(self, num_classes: int, dim: int) -> nn.Embedding | None:
-        """The table of class contents; subclasses with their own class embeddings return None."""
-        return nn.Embedding(num_classes, dim)
+    def flip(self, labels: Tensor, targets: Sequence[Targets], image: Tensor, num_classes: int) -> Tensor:
+        """Random classes for the noised queries: ``[n]`` labels of the objects of image ``[n]`` to ``[n]`` labels, of
+        the image's own dataset where its targets say which those are."""
+        own = [target.own for target in targets]
+        if not len(labels) or all(mask is None for mask in own):
+            return torch.randint_like(labels, num_classes)
+        every = torch.ones(num_classes, dtype=torch.bool, device=labels.device)
+        allowed = torch.stack([every if mask is None else mask for mask in own]).float()
+        return torch.multinomial(allowed[image], 1)[:, 0]  # a list of categories would make the GPU wait for its length
 
-    def flip(self, labels: Tensor, targets: Sequence[Targets], image: Tensor) -> Tensor:
-        """Random classes for the noised queries: ``[n]`` labels of the objects of image ``[n]`` to ``[n]`` labels."""
-        return torch.randint_like(labels, self.num_classes)
-
-    def embed(self, labels: Tensor) -> Tensor:
-        """Content ``[n, C]`` of queries that pretend to be of these classes."""
-        assert self.label_embedding is not None  # a subclass without a table overrides this method
-        content = self.label_embedding(labels)
+    def embed(self, labels: Tensor, table: Tensor) -> Tensor:
+        """Content ``[n, C]`` of queries that pretend to be of these classes, of rows of `table` ``[K, C]``."""
+        content = F.embedding(labels, table)
         if labels.numel() == 0:  # keep the table in the graph where no image has an object
-            content = content + 0.0 * self.label_embedding.weight.sum()
+            content = content + 0.0 * table.sum()
         return F.pad(content, (0, 1), value=1.0) if self.indicator else content
 
-    def forward(self, targets: Sequence[Targets]) -> DenoisingQueries:
-        """Denoising queries of a batch; none (``D = 0``) where no image has an object."""
+    def forward(self, targets: Sequence[Targets], contents: Tensor | None = None) -> DenoisingQueries:
+        """Denoising queries of a batch; none (``D = 0``) where no image has an object.
+
+        Args:
+            contents: ``[K, C]``, what the detector's label head has for a class (`LabelHead.contents`), for one without
+                a table of its own (`num_classes` None).
+        """
+        table = contents if self.label_embedding is None else self.label_embedding.weight
+        if table is None:
+            raise ValueError("denoising without num_classes needs a label head whose classes have contents")
         counts = [len(t) for t in targets]
         most = max(counts, default=0)
         groups = self._groups(most)
@@ -98,9 +108,9 @@ class Denoising(nn.Module):
         image_of, labels_of, target_of = (t.repeat(copies) for t in (image, labels, target))
         query = copy * most + target_of
         negative = (copy % kinds) == 1
-        noisy_labels = self._noise_labels(labels_of, targets, image_of)
+        noisy_labels = self._noise_labels(labels_of, targets, image_of, len(table))
         noisy_boxes = self._noise_boxes(boxes.repeat(copies, 1), negative)
-        content = self.embed(noisy_labels)
+        content = self.embed(noisy_labels, table)
         shape = (len(targets), copies * most)
         padded = content.new_zeros(*shape, content.shape[-1])
         references = boxes.new_full((*shape, 4), 0.5)
@@ -130,11 +140,11 @@ class Denoising(nn.Module):
             return self.num_groups
         return max(1, self.num_queries // max(most, 1))
 
-    def _noise_labels(self, labels: Tensor, targets: Sequence[Targets], image: Tensor) -> Tensor:
+    def _noise_labels(self, labels: Tensor, targets: Sequence[Targets], image: Tensor, num_classes: int) -> Tensor:
         if self.label_noise <= 0:
             return labels
         flipped = torch.rand(labels.shape, device=labels.device) < self.label_noise
-        return torch.where(flipped, self.flip(labels, targets, image), labels)
+        return torch.where(flipped, self.flip(labels, targets, image, num_classes), labels)
 
     def _noise_boxes(self, boxes: Tensor, negative: Tensor) -> Tensor:
         """cxcywh to noised cxcywh inside the image."""

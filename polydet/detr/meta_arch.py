@@ -1,4 +1,4 @@
-"""The DETR meta-architecture: the family's members are configurations of it, the papers' detectors its subclasses."""
+"""The DETR meta-architecture: the family's members and the papers' detectors are compositions of its parts."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from typing import Any
 
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from polydet.layers import MLP, SinePositionEncoding, xyxy_to_cxcywh
 
+from .auxiliary import Auxiliary, TrainingStep
 from .criterion import Criterion
-from .decoder import Decoder, per_layer
+from .decoder import Decoder
 from .denoising import Denoising
 from .encoder import Encoder
+from .label_heads import ClosedLabels, LabelHead
+from .label_scope import LabelScope
 from .postprocess import to_instances
-from .queries import QuerySource, prior_bias, with_denoising
+from .queries import QuerySource, TwoStageQueries, with_denoising
 from .structures import Assignment, Branch, Memory, Predictions, Queries, Targets, count_classes, token_layout
 
 
@@ -25,16 +28,19 @@ from .structures import Assignment, Branch, Memory, Predictions, Queries, Target
 class DETR(nn.Module):
     """A detection transformer from its parts.
 
-    The steps of `forward` are methods that subclasses replace or call again: `encode` (images to memory),
-    `build_queries`, `decode` (queries to predictions; any number of times with any queries), `branches` (what the
-    criterion is called with) and `detections`.
+    The steps of `forward` are methods that parts call again: `encode` (images to memory), `build_queries`, `decode`
+    (queries to predictions; any number of times with any queries), `branches` (what the criterion is called with),
+    `losses` and `detections`. A subclass is needed only where that flow itself changes.
 
     Args:
         backbone: gives maps of `dim` channels, from high to low resolution (a `ChannelMapper` around a backbone).
         position: encoding of image positions.
         queries: where queries come from. denoising: noised objects in training, or None.
         num_classes: a number or a label space (`len` of it).
-        background_class: one more logit for background (softmax losses).
+        labels: how queries are classified; None: by `ClosedLabels` of `num_classes` and `background_class`, one more
+            logit for background (softmax losses).
+        label_scope: which labels count in the losses of an image; None: all.
+        auxiliary: parts of training, kept as ``self.<name>`` of each.
         share_heads: one class and one box head for all decoder layers (DETR, DAB, DINO) or one each.
         box_prior: box heads start with a zero last layer (all but DETR); its size biases start at this value
             (-2 in Deformable-DETR, DAB and DN without two stages); None: plain initialisation (DETR).
@@ -58,6 +64,9 @@ class DETR(nn.Module):
         share_heads: bool = True,
         box_prior: float | None = 0.0,
         level_embed: bool = True,
+        labels: LabelHead | None = None,
+        label_scope: LabelScope | None = None,
+        auxiliary: Sequence[Auxiliary] = (),
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
         pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
     ) -> None:
@@ -74,24 +83,35 @@ class DETR(nn.Module):
         num_levels = len(backbone.output_shape())
         self.level_embed = nn.Parameter(torch.randn(num_levels, dim)) if level_embed else None
         num_heads = 1 if share_heads else decoder.num_layers
-        self.class_heads = nn.ModuleList(
-            self.make_class_head(dim, self.num_classes + int(background_class)) for _ in range(num_heads)
-        )
+        self.class_heads = ClosedLabels(self.num_classes, background_class) if labels is None else labels
+        self.class_heads.add_heads(dim, num_heads)
+        if isinstance(queries, TwoStageQueries) and queries.class_head is None:
+            queries.class_head = self.class_heads.new_head(dim)
         self.box_heads = nn.ModuleList(MLP(dim, dim, 4, 3) for _ in range(num_heads))
-        self._reset_heads(background_class, box_prior)
+        self._reset_boxes(box_prior)
+        self.label_scope = LabelScope() if label_scope is None else label_scope
+        self.auxiliary: tuple[str, ...] = ()
+        for part in auxiliary:
+            self.add_auxiliary(part)
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
         self.register_buffer("pixel_mean", torch.tensor(list(pixel_mean)).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(list(pixel_std)).view(3, 1, 1), persistent=False)
 
-    def make_class_head(self, dim: int, num_logits: int) -> nn.Module:
-        """One class head; subclasses that classify otherwise return another module."""
-        return nn.Linear(dim, num_logits)
+    def add_auxiliary(self, part: Auxiliary) -> None:
+        """Keep a part of training as ``self.<its name>``. Raises ValueError for a name that is taken."""
+        if hasattr(self, part.name):
+            raise ValueError(f"a DETR has something called {part.name!r} already: it takes one such auxiliary part")
+        self.add_module(part.name, part)
+        self.auxiliary += (part.name,)
 
-    def _reset_heads(self, background_class: bool, box_prior: float | None) -> None:
-        for head in self.class_heads:
-            if isinstance(head, nn.Linear) and not background_class:
-                nn.init.constant_(head.bias, prior_bias())
+    def drop_auxiliary(self) -> None:
+        """Forget everything that only training needs."""
+        for name in self.auxiliary:
+            delattr(self, name)
+        self.auxiliary = ()
+
+    def _reset_boxes(self, box_prior: float | None) -> None:
         if box_prior is None:
             return
         box_heads: Any = self.box_heads
@@ -127,8 +147,17 @@ class DETR(nn.Module):
         predictions = self.decode(queries, memory, last_only=targets is None)
         if targets is None:
             return self.detections(predictions, batched_inputs)
+        return self.losses(TrainingStep(batched_inputs, images, targets, memory, queries, predictions))
+
+    def losses(self, step: TrainingStep) -> dict[str, Tensor]:
+        """Weighted scalar losses of a step, those of the auxiliary parts among them."""
+        branches = self.branches(step.predictions, step.queries, step.targets)
         losses: dict[str, Tensor] = {}
-        for branch in self.branches(predictions, queries, targets):
+        for name in self.auxiliary:
+            own, further = getattr(self, name)(self, step)
+            losses.update(own)
+            branches += further
+        for branch in self.label_scope.restrict(branches, step.targets):
             losses.update(self.criterion(branch))
         return losses
 
@@ -157,7 +186,7 @@ class DETR(nn.Module):
             boxes = boxes.to(self.pixel_mean.dtype)
             boxes = xyxy_to_cxcywh(boxes / boxes.new_tensor([width, height, width, height]))
             labels, boxes = (t.to(self.device, non_blocking=True) for t in (labels, boxes))
-            targets.append(Targets(labels, boxes, image_name(x)))
+            targets.append(self.label_scope.mark(Targets(labels, boxes, image_name(x)), x))
         return targets
 
     def _check_targets(self, boxes: Tensor, labels: Tensor, name: str) -> None:
@@ -203,9 +232,9 @@ class DETR(nn.Module):
 
     def build_queries(self, memory: Memory, targets: Sequence[Targets] | None) -> Queries:
         """Queries of the batch; with `targets`, the denoising queries come first."""
-        queries = self.queries(memory, targets)
+        queries = self.queries(memory, targets, self.class_heads)
         if self.denoising is not None and targets is not None:
-            queries.denoising = self.denoising(targets)
+            queries.denoising = self.denoising(targets, self.class_heads.contents())
             queries = with_denoising(queries, self.denoising.see_matching)
         return queries
 
@@ -214,14 +243,12 @@ class DETR(nn.Module):
         out = self.decoder(queries, memory, self.box_heads)
         start = out.hidden.shape[0] - 1 if last_only else 0
         hidden, boxes = out.hidden[start:], out.boxes[start:]
-        return Predictions(self.classify(hidden, start, queries), boxes, hidden)
-
-    def classify(self, hidden: Tensor, first_layer: int, queries: Queries) -> Tensor:
-        """Class logits ``[L, B, Q, K]`` of query features ``[L, B, Q, C]`` whose first layer is `first_layer`."""
-        if len(self.class_heads) == 1:
-            return self.class_heads[0](hidden)
-        heads = [per_layer(self.class_heads, first_layer + i) for i in range(len(hidden))]
-        return torch.stack([head(h) for head, h in zip(heads, hidden)])
+        predictions = Predictions(self.class_heads(hidden, start, queries), boxes, hidden, queries.classes)
+        if self.training and self.criterion.extra:
+            predictions.embeddings = self.class_heads.embeddings(hidden, start)
+        if queries.category_logits is not None:
+            predictions.class_scores = queries.category_logits.detach().float().sigmoid()
+        return predictions
 
     def branches(self, predictions: Predictions, queries: Queries, targets: Sequence[Targets]) -> list[Branch]:
         """What the criterion is called with: matched queries, the query source's own branches, denoising."""
@@ -234,16 +261,17 @@ class DETR(nn.Module):
             branches.append(Branch(own, targets, "dn", assignment, noised.class_weight, noised.normalizer))
         return branches
 
-    def detections(
-        self, predictions: Predictions, batched_inputs: Sequence[dict[str, Any]]
-    ) -> list[dict[str, Instances]]:
-        """Detections of the last layer in the pixels of each original image."""
-        results = []
-        for x, logits, boxes in zip(batched_inputs, predictions.logits[-1], predictions.boxes[-1]):
+    def detections(self, predictions: Predictions, batched_inputs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Detections of the last layer in the pixels of each original image, and where the query source asks which
+        categories are in it, ``class_scores`` ``[n]``."""
+        results: list[dict[str, Any]] = []
+        for i, x in enumerate(batched_inputs):
             height = int(x.get("height", x["image"].shape[-2]))
             width = int(x.get("width", x["image"].shape[-1]))
-            scores, classes, chosen = self.postprocess(logits, boxes)
+            scores, classes, chosen = self.postprocess(**predictions.answers(i))
             results.append({"instances": to_instances(scores, classes, chosen, height, width)})
+            if predictions.class_scores is not None:
+                results[-1]["class_scores"] = predictions.class_scores[i]
         return results
 
 

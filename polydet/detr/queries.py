@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence, Sized
 from dataclasses import replace
 from typing import Literal
@@ -11,15 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polydet.layers import MLP, sine_encoding, xavier_reset
+from polydet.layers import MLP, prior_bias, sine_encoding, xavier_reset
 
 from .decoder import decode_boxes, without_autocast
+from .label_heads import LabelHead
 from .structures import Branch, Memory, Predictions, Queries, Targets, count_classes
-
-
-def prior_bias(prior: float = 0.01) -> float:
-    """Bias that makes a sigmoid start at `prior` (RetinaNet, sec. 4.1)."""
-    return -math.log((1 - prior) / prior)
 
 
 class QuerySource(nn.Module):
@@ -27,9 +22,11 @@ class QuerySource(nn.Module):
 
     num_queries: int
 
-    def forward(self, memory: Memory, targets: Sequence[Targets] | None = None) -> Queries:
-        """`targets` are given in training only."""
-        raise TypeError(f"{type(self).__name__} must define forward(memory, targets)")
+    def forward(
+        self, memory: Memory, targets: Sequence[Targets] | None = None, labels: LabelHead | None = None
+    ) -> Queries:
+        """`targets` are given in training only; `labels` are the detector's, for a source that looks for classes."""
+        raise TypeError(f"{type(self).__name__} must define forward(memory, targets, labels)")
 
 
 class LearnedQueries(QuerySource):
@@ -57,8 +54,10 @@ class LearnedQueries(QuerySource):
             self.reference = nn.Linear(dim, 2) if reference == "linear" else MLP(dim, dim, 2, 2)
             xavier_reset(self.reference)
 
-    def forward(self, memory: Memory, targets: Sequence[Targets] | None = None) -> Queries:
-        """The same queries for every image of the batch."""
+    def forward(
+        self, memory: Memory, targets: Sequence[Targets] | None = None, labels: LabelHead | None = None
+    ) -> Queries:
+        """The same queries for every image of the batch, whatever is in it."""
         batch = memory.tokens.shape[0]
         position = self.position.weight
         content = torch.zeros_like(position) if self.content is None else self.content.weight
@@ -88,8 +87,10 @@ class AnchorQueries(QuerySource):
         self.anchors = nn.Embedding(num_queries, 4)
         self.content = nn.Embedding(num_queries, dim - int(indicator)) if content == "learned" else None
 
-    def forward(self, memory: Memory, targets: Sequence[Targets] | None = None) -> Queries:
-        """The same queries for every image of the batch."""
+    def forward(
+        self, memory: Memory, targets: Sequence[Targets] | None = None, labels: LabelHead | None = None
+    ) -> Queries:
+        """The same queries for every image of the batch, whatever is in it."""
         batch = memory.tokens.shape[0]
         anchors = self.anchors.weight.sigmoid()
         if self.content is None:
@@ -106,7 +107,7 @@ class TwoStageQueries(QuerySource):
     The best `num_queries` become detached 4-d references; where the pyramid has fewer tokens, all of them do.
 
     Args:
-        num_classes: a number or a label space.
+        num_classes: a number or a label space; None: tokens are scored by one more module of the detector's label head.
         content: "proposal": from the proposal's sine encoding (pure selection); "learned": independent of the image
             (mixed selection, DINO sec. 3.4).
         position: "proposal": from the proposal's sine encoding (Deformable-DETR); "anchor": left to the decoder.
@@ -121,7 +122,7 @@ class TwoStageQueries(QuerySource):
 
     def __init__(
         self,
-        num_classes: int | Sized,
+        num_classes: int | Sized | None = None,
         num_queries: int = 900,
         dim: int = 256,
         content: Literal["proposal", "learned"] = "learned",
@@ -147,7 +148,9 @@ class TwoStageQueries(QuerySource):
         self.select_padding = select_padding
         self.token_proj = nn.Linear(dim, dim)
         self.token_norm = nn.LayerNorm(dim)
-        self.class_head = nn.Linear(dim, count_classes(num_classes))
+        self.class_head: nn.Module | None = None
+        if num_classes is not None:
+            self.class_head = nn.Linear(dim, count_classes(num_classes))
         self.box_head = MLP(dim, dim, 4, 3)
         self.content = nn.Embedding(num_queries, dim) if content == "learned" else None
         self.content_init = content_init
@@ -170,7 +173,8 @@ class TwoStageQueries(QuerySource):
             nn.init.xavier_uniform_(self.content.weight)
         if self.position_proj is not None:
             xavier_reset(self.position_proj)
-        nn.init.constant_(self.class_head.bias, prior_bias())
+        if isinstance(self.class_head, nn.Linear):
+            nn.init.constant_(self.class_head.bias, prior_bias())
         self.box_head.zero_last()
 
     def token_features(self, memory: Memory) -> tuple[Tensor, Tensor]:
@@ -186,9 +190,10 @@ class TwoStageQueries(QuerySource):
         features = self.token_norm(self.token_proj(memory.tokens.masked_fill(~usable[..., None], 0.0)))
         return features, logits
 
-    def classify(self, features: Tensor) -> Tensor:
-        """Token features ``[B, S, C]`` to class logits ``[B, S, K]``."""
-        return self.class_head(features)
+    def classify(self, features: Tensor, labels: LabelHead | None = None) -> Tensor:
+        """Token features ``[B, S, C]`` to class logits ``[B, S, K]``, of the words that `labels` speak of now."""
+        assert self.class_head is not None  # `DETR` gives the source one where it has none
+        return self.class_head(features) if labels is None else labels.read(self.class_head, features)
 
     def select(self, logits: Tensor, unwanted: Tensor | None = None) -> Tensor:
         """Indices ``[B, min(num_queries, S)]`` of the best tokens by their class logits ``[B, S, K]``; tokens that are
@@ -202,10 +207,12 @@ class TwoStageQueries(QuerySource):
         """Box logits ``[B, n, 4]`` of tokens with their grid logits."""
         return without_autocast(self.box_head, features).to(grid.dtype) + grid
 
-    def forward(self, memory: Memory, targets: Sequence[Targets] | None = None) -> Queries:
+    def forward(
+        self, memory: Memory, targets: Sequence[Targets] | None = None, labels: LabelHead | None = None
+    ) -> Queries:
         """Queries at the best proposals; in training, also the proposals' branch `enc`."""
         features, grid = self.token_features(memory)
-        logits = self.classify(features)
+        logits = self.classify(features, labels)
         padding_competes = self.select_padding == "always" or (
             self.select_padding == "training" and targets is not None
         )
@@ -263,11 +270,17 @@ def with_denoising(queries: Queries, see_matching: bool = True) -> Queries:
     if references.shape[-1] != 4:
         raise ValueError(f"denoising needs 4-d references, got {references.shape[-1]}-d ones")
     mask = denoising_mask(noised.num_queries, noised.group_size, references.shape[1], references.device, see_matching)
+    classes = queries.classes
+    if classes is not None:
+        if noised.classes is None:
+            raise ValueError("queries that answer for one category need denoising that says which (LanguageDenoising)")
+        classes = torch.cat((noised.classes, classes), dim=1)
     return replace(
         queries,
         content=torch.cat((noised.content.to(queries.content.dtype), queries.content), dim=1),
         references=torch.cat((noised.references.to(references.dtype), references), dim=1),
         attention_mask=mask,
+        classes=classes,
     )
 
 
@@ -290,7 +303,6 @@ __all__ = [
     "QuerySource",
     "TwoStageQueries",
     "denoising_mask",
-    "prior_bias",
     "take",
     "with_denoising",
 ]

@@ -103,11 +103,14 @@ def token_layout(
 @dataclass(eq=False)
 class Targets:
     """Objects of one image: `labels` ``[n]`` int64; `boxes` ``[n, 4]`` cxcywh as fractions of the unpadded image;
-    `name` says which image in errors."""
+    `name` says which image in errors. Where a `LabelScope` limits what may be said of the image, ``[K]`` bool each:
+    `own` labels of its dataset, `known` labels whose presence or absence is known; None: all of them."""
 
     labels: Tensor
     boxes: Tensor
     name: str = "?"
+    own: Tensor | None = None
+    known: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -116,16 +119,40 @@ class Targets:
 @dataclass(eq=False)
 class Predictions:
     """`logits` ``[L, B, Q, K]``; `boxes` ``[L, B, Q, 4]`` cxcywh in (0, 1); `hidden` ``[L, B, Q, C]`` the query
-    features that they were read from. L layers, the last one is the result."""
+    features that they were read from. L layers, the last one is the result.
+
+    Attributes:
+        classes: ``[B, Q]`` int64, the one category that each query answers for; then K is 1. None: all classes.
+        embeddings: ``[L, B, Q, D]`` the queries as unit rows among the texts, where the label head has such a space.
+        class_scores: ``[B, n]`` the probability that each category is in the image, where the query source says so.
+    """
 
     logits: Tensor
     boxes: Tensor
     hidden: Tensor | None = None
+    classes: Tensor | None = None
+    embeddings: Tensor | None = None
+    class_scores: Tensor | None = None
 
     def select(self, queries: slice) -> Predictions:
         """The same for some of the queries."""
-        hidden = None if self.hidden is None else self.hidden[:, :, queries]
-        return Predictions(self.logits[:, :, queries], self.boxes[:, :, queries], hidden)
+
+        def rows(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[:, :, queries]
+
+        classes = None if self.classes is None else self.classes[:, queries]
+        logits, boxes = self.logits[:, :, queries], self.boxes[:, :, queries]
+        return Predictions(logits, boxes, rows(self.hidden), classes, rows(self.embeddings), self.class_scores)
+
+    def answers(self, image: int) -> dict[str, Tensor]:
+        """What a post-processing takes, by name: the last layer's ``logits`` ``[Q, K]`` and ``boxes`` ``[Q, 4]`` of
+        one image; for queries of one category also ``classes`` ``[Q]`` and, where known, their ``presence`` ``[Q]``."""
+        answers = {"logits": self.logits[-1, image], "boxes": self.boxes[-1, image]}
+        if self.classes is not None:
+            answers["classes"] = self.classes[image]
+            if self.class_scores is not None:
+                answers["presence"] = self.class_scores[image, self.classes[image]]
+        return answers
 
 
 @dataclass(eq=False)
@@ -162,6 +189,7 @@ class Branch:
         class_weight: broadcastable to ``[B, Q, K]``: padded queries or classes left out of the classification.
         normalizer: divides the sums; None: objects (matched) or positive pairs of a layer (made beforehand),
             averaged over processes.
+        factor: of all losses of the branch.
     """
 
     predictions: Predictions
@@ -170,6 +198,7 @@ class Branch:
     assignment: Assignment | None = None
     class_weight: Tensor | None = None
     normalizer: Tensor | None = None
+    factor: float = 1.0
 
 
 @dataclass(eq=False)
@@ -183,6 +212,8 @@ class Queries:
         attention_mask: ``[Q, Q]`` bool, True where a query (row) must not see another (column).
         branches: losses that belong to these queries beyond the matching of the last ones: the encoder's proposals.
         denoising: the noised objects that come first among the queries.
+        classes: ``[B, Q]`` int64, the one category that each query answers for; None: all of them.
+        category_logits: ``[B, n]``, which categories are in each image, of a source that asks first; None: not asked.
     """
 
     content: Tensor
@@ -191,6 +222,17 @@ class Queries:
     attention_mask: Tensor | None = None
     branches: list[Branch] = field(default_factory=list)
     denoising: DenoisingQueries | None = None
+    classes: Tensor | None = None
+    category_logits: Tensor | None = None
+
+    def of_image(self, image: int, count: int) -> Queries:
+        """The first `count` queries of one image, as a batch of one; without branches and denoising."""
+        row, rows = slice(image, image + 1), slice(0, count)
+
+        def part(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[row, rows]
+
+        return Queries(self.content[row, rows], part(self.references), part(self.position), classes=part(self.classes))
 
 
 @dataclass(eq=False)
@@ -198,7 +240,7 @@ class DenoisingQueries:
     """Noised objects: `content` ``[B, D, C]``, `references` ``[B, D, 4]``; `group_size` queries a group; `image`,
     `query`, `target` ``[M]`` say which query must rebuild which object (the others are background); `class_weight`
     ``[B, D, 1]`` is 0 for queries left out of the classification, None where none is; `normalizer` (0-d) divides the
-    losses, see `Branch`."""
+    losses, see `Branch`; `classes` ``[B, D]`` the one category that each answers for, None: all of them."""
 
     content: Tensor
     references: Tensor
@@ -208,6 +250,7 @@ class DenoisingQueries:
     target: Tensor
     class_weight: Tensor | None = None
     normalizer: Tensor | None = None
+    classes: Tensor | None = None
 
     @property
     def num_queries(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -52,6 +53,11 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.linear2(self.dropout(self.activation(self.linear1(x)))))
+
+
+def prior_bias(prior: float = 0.01) -> float:
+    """Bias that makes a sigmoid start at `prior` (RetinaNet, sec. 4.1)."""
+    return -math.log((1 - prior) / prior)
 
 
 def xavier_reset(module: nn.Module) -> None:

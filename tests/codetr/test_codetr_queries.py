@@ -7,6 +7,7 @@ import torch
 from codetr_models import HEADS, batch, codetr
 
 from codetr import PositiveQueries, sample_group
+from codetr.collaborators import decode_group
 from codetr.heads import Coordinates
 from codetr.positive_queries import QueryGroup
 from polydet.dense import BACKGROUND, IGNORED
@@ -141,7 +142,7 @@ def test_rows_that_do_not_count_are_not_seen(kind):
     boxes = torch.rand(2, 9, 4) * 0.5 + 0.2
     group = QueryGroup(boxes, torch.randn(2, 9, 32), [], [9, 4], [9, 4])
     queries = model.collaborators.queries(0, group)
-    found = model.decode_group(queries, group, memory)
+    found = decode_group(model, queries, group, memory)
     assert found.boxes.shape == (2, 2, 9, 4)
     short = Queries(queries.content[:, :4], boxes[:, :4], None if queries.position is None else queries.position[:, :4])
     expected = model.decode(short, memory)

@@ -1,16 +1,10 @@
 """Configs without weights, text encoders or datasets: on the meta device, with embeddings of the right width."""
 
 import pytest
-import torch
-import torch.nn.functional as F
+from made_up_text import random_embeddings
 
 from polydet.data.shapeworld.real_layout import write_real_layout
 from polydet.text import MiniLMEncoder, OpenClipEncoder
-
-
-def random_embeddings(encoder, texts):
-    generator = torch.Generator().manual_seed(0)
-    return F.normalize(torch.randn(len(texts), encoder.dim, generator=generator, device="cpu"), dim=-1)
 
 
 @pytest.fixture(scope="module")

@@ -134,8 +134,8 @@ def loaded_modules(row: Row) -> list[str]:
             "backbone": "backbone.bottom_up.x",
             "encoder": "encoder.layers.0.x",
             "decoder": "decoder.layers.0.x",
-            "cem": "cem.x",
-            "language": "language.x",
+            "cem": "queries.cem.x",
+            "language": "class_heads.language.x",
             "heads": "class_heads.x",
             "boxes": "box_heads.x",
         }

@@ -39,7 +39,7 @@ def trainable(path):
 def test_parameters_of_table_4():
     model, count = trainable(CONFIGS / "metr" / "table2_metr_r50_12ep.py")
     assert count == pytest.approx(49.5, rel=0.01)
-    parts = [*model.cem.parameters(), *model.language.project.parameters(), model.language.weight]
+    parts = [*model.queries.cem.parameters(), *model.language.project.parameters(), model.language.weight]
     assert sum(p.numel() for p in parts) / 1e6 == pytest.approx(2.87, rel=0.001)
     assert trainable(CONFIGS / "metr" / "table4_metr_r50_12ep_no_cem.py")[1] == pytest.approx(46.8, rel=0.01)
     assert trainable(CONFIGS / "metr" / "table4_metr_r50_12ep_dec4.py")[1] == pytest.approx(46.5, rel=0.01)

@@ -29,7 +29,8 @@ def random_case(seed, layers=3, batch=3, queries=12, categories=4, objects=7, sp
         count = int(draw(objects + 1))
         boxes = torch.rand(count, 4, generator=generator) * 0.4 + 0.1
         targets.append(Targets(draw(categories + spare, count), boxes))
-    return predictions, targets, draw(categories, batch, queries)
+    predictions.classes = draw(categories, batch, queries)
+    return predictions, targets, predictions.classes
 
 
 def literal_cost(predictions, layer, image, query, target, index):
@@ -66,7 +67,7 @@ def cost_block(predictions, layer, image, target, queries, objects):
 @given(st.integers(0, 10**6))
 def test_equals_scipy_group_by_group(seed):
     predictions, targets, classes = random_case(seed)
-    found = GroupMatcher()(predictions, targets, classes)
+    found = GroupMatcher()(predictions, targets)
     surplus = 0
     for image in range(len(targets)):
         for layer in range(len(predictions.boxes)):
@@ -86,7 +87,7 @@ def test_equals_scipy_group_by_group(seed):
 @pytest.mark.parametrize("seed", range(8))
 def test_no_permutation_is_cheaper(seed):
     predictions, targets, classes = random_case(seed, layers=1, batch=1, queries=6, categories=2, objects=4, spare=0)
-    found = GroupMatcher()(predictions, targets, classes)
+    found = GroupMatcher()(predictions, targets)
     pairs = {int(t): int(q) for q, t in zip(*found.of(0, 0))}
     for _, queries, objects in groups_of(targets, classes, 0):
         size = min(len(queries), len(objects))
@@ -104,7 +105,7 @@ def test_no_permutation_is_cheaper(seed):
 @given(st.integers(0, 10**6))
 def test_categories_agree_and_pairs_are_one_to_one(seed):
     predictions, targets, classes = random_case(seed, queries=5, objects=9)
-    found = GroupMatcher()(predictions, targets, classes)
+    found = GroupMatcher()(predictions, targets)
     for _layer, image, query, target in zip(found.layer, found.image, found.query, found.target):
         assert classes[image, query] == targets[image].labels[target]
     rows = torch.stack((found.layer, found.image, found.query), dim=1)
@@ -117,31 +118,37 @@ def test_a_full_category_leaves_its_worst_object_unmatched():
     """Two queries of one category at two of three objects: the third object stays free, and is counted."""
     boxes = torch.tensor([[0.2, 0.2, 0.1, 0.1], [0.8, 0.8, 0.1, 0.1], [0.5, 0.5, 0.1, 0.1]])
     predictions = Predictions(torch.zeros(1, 1, 3, 1), torch.stack((boxes[1], boxes[0], boxes[2]))[None, None])
-    classes = torch.tensor([[7, 7, 3]])
-    found = GroupMatcher()(predictions, [Targets(torch.full((3,), 7), boxes)], classes)
+    predictions.classes = torch.tensor([[7, 7, 3]])
+    found = GroupMatcher()(predictions, [Targets(torch.full((3,), 7), boxes)])
     query, target = found.of(0, 0)
     assert sorted(zip(query.tolist(), target.tolist())) == [(0, 1), (1, 0)]
     assert found.surplus == 1
 
 
-def test_layers_can_be_split():
-    predictions, targets, classes = random_case(3)
-    found = GroupMatcher()(predictions, targets, classes)
-    last = found.of_layers(range(2, 3))
-    alone = GroupMatcher()(Predictions(predictions.logits[2:], predictions.boxes[2:]), targets, classes)
-    assert sorted(zip(last.image.tolist(), last.query.tolist(), last.target.tolist())) == sorted(
-        zip(alone.image.tolist(), alone.query.tolist(), alone.target.tolist())
-    )
-    assert last.layer.eq(0).all()
-    assert last.surplus == alone.surplus
+def test_layers_are_solved_each_on_its_own():
+    predictions, targets, _ = random_case(3)
+    found = GroupMatcher()(predictions, targets)
+    last = Predictions(predictions.logits[2:], predictions.boxes[2:], classes=predictions.classes)
+    alone = GroupMatcher()(last, targets)
+    for image in range(len(targets)):
+        pairs = [sorted(zip(*map(torch.Tensor.tolist, x.of(i, image)))) for x, i in ((found, 2), (alone, 0))]
+        assert pairs[0] == pairs[1]
+    assert found.surplus == alone.surplus
+
+
+def test_queries_without_a_category_are_refused():
+    predictions, targets, _ = random_case(0)
+    predictions.classes = None
+    with pytest.raises(ValueError, match="a category each"):
+        GroupMatcher()(predictions, targets)
 
 
 def test_no_objects_and_no_matching_category():
     predictions, _, classes = random_case(0, batch=2)
     empty = Targets(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
-    assert len(GroupMatcher()(predictions, [empty, empty], classes).query) == 0
+    assert len(GroupMatcher()(predictions, [empty, empty]).query) == 0
     foreign = Targets(torch.tensor([99]), torch.full((1, 4), 0.3))
-    found = GroupMatcher()(predictions, [empty, foreign], classes)
+    found = GroupMatcher()(predictions, [empty, foreign])
     assert len(found.query) == 0
     assert found.surplus == 1
 
@@ -152,4 +159,4 @@ def test_a_cost_that_is_not_finite_names_the_image():
     broken = Targets(classes[1, :1], torch.full((1, 4), 0.3), "second.png")
     predictions.boxes[1, 1] = float("nan")
     with pytest.raises(ValueError, match=r"second\.png is not finite"):
-        GroupMatcher()(predictions, [fine, broken], classes)
+        GroupMatcher()(predictions, [fine, broken])

@@ -83,7 +83,7 @@ def make_categories(index, counts, dim=8, known=20):
 def test_uniform_gives_each_category_its_own_best_tokens():
     source, memory = make_source("uniform"), make_memory()
     categories = make_categories([[4, 9, 2], [1, 0, 5]], [3, 2])
-    queries = source(memory, None, categories)
+    queries, proposals = source.queries_for(memory, categories)
     features, grid = source.token_features(memory)
     assert queries.classes.tolist() == [[4, 4, 4, 9, 9, 2, 2], [1, 1, 1, 1, 0, 0, 0]]
     for image, shares in enumerate([[3, 2, 2], [4, 3, 0]]):
@@ -93,14 +93,14 @@ def test_uniform_gives_each_category_its_own_best_tokens():
             column = x @ categories.language[image, place] / 8**0.5 + categories.bias[image, place]
             best = column.topk(share)
             mine = slice(start, start + share)
-            assert torch.allclose(queries.proposals.logits[0, image, mine, 0], best.values, atol=1e-6)
+            assert torch.allclose(proposals.logits[0, image, mine, 0], best.values, atol=1e-6)
             boxes = (source.box_head(features[image, best.indices]) + grid[image, best.indices]).sigmoid()
             assert torch.allclose(queries.references[image, mine], boxes, atol=1e-6)
             content = source.content.weight[mine] + categories.content[image, place]
             assert torch.allclose(queries.content[image, mine], content)
             start += share
     assert not queries.references.requires_grad
-    assert queries.proposals.boxes.requires_grad
+    assert proposals.boxes.requires_grad
 
 
 def test_adaptive_takes_the_best_tokens_and_leaves_no_category_out():
@@ -125,7 +125,7 @@ def test_adaptive_takes_the_best_tokens_and_leaves_no_category_out():
 
 def test_adaptive_source_labels_anchors_by_their_category():
     source, memory = make_source("adaptive"), make_memory()
-    queries = source(memory, None, make_categories([[4, 9, 2], [1, 0, 5]], [3, 2]))
+    queries, _ = source.queries_for(memory, make_categories([[4, 9, 2], [1, 0, 5]], [3, 2]))
     assert set(queries.classes[0].tolist()) == {4, 9, 2}
     assert set(queries.classes[1].tolist()) == {1, 0}
 
@@ -138,13 +138,13 @@ def test_padding_never_becomes_an_anchor_while_others_are_left(allocation):
     memory.layout = TokenLayout(memory.layout.spatial_shapes, mask, memory.layout.valid_ratios)
     with torch.no_grad():
         source.class_head.linear.weight.zero_()  # padding must lose by more than chance
-        references = source(memory, None, make_categories([[4, 9, 2], [1, 0, 5]], [3, 2])).references
+        references = source.queries_for(memory, make_categories([[4, 9, 2], [1, 0, 5]], [3, 2]))[0].references
     assert (references < 1).all()
 
 
 def test_fewer_tokens_than_queries():
     source = make_source("uniform", num_queries=50)
-    queries = source(make_memory(shapes=((3, 3),)), None, make_categories([[4], [1]], [1, 1]))
+    queries, _ = source.queries_for(make_memory(shapes=((3, 3),)), make_categories([[4], [1]], [1, 1]))
     assert queries.content.shape[1] == 9
 
 

@@ -1,5 +1,7 @@
 """METR's weights in the other members of the family, and METR's own fine-tuning."""
 
+import re
+
 import pytest
 import torch
 from metr_parts import DIM, TinyBackbone, make_batch, tiny_metr
@@ -103,13 +105,27 @@ def test_fine_tuning_carries_shared_words_over():
     torch.manual_seed(2)
     model = tiny_metr({"small": new}, on_vocabulary_mismatch="transfer")
     ledger = load_weights(model, source.state_dict(), 0.9, class_names=(old, new))
-    assert ledger.transferred["language.weight"] == (2, 4)
+    assert ledger.transferred["class_heads.language.weight"] == (2, 4)
     assert torch.equal(model.language.weight[[0, 2]], source.language.weight[[2, 0]])
     assert torch.equal(model.language.weight[1], model.train_vocabulary.embeddings[1])
     assert torch.equal(model.language.biases["cem"][[0, 2]], source.language.biases["cem"][[2, 0]])
-    assert ledger.modules["cem"][0] == ledger.modules["cem"][1]
+    assert ledger.modules["queries"][0] == ledger.modules["queries"][1]
     with pytest.raises(VocabularyMismatch, match="transfer"):
         load_weights(tiny_metr({"small": new}), source.state_dict(), 0.9, class_names=(old, new))
+
+
+def test_a_checkpoint_of_before_opens():
+    """Label head and query source used to lie beside the detector, as `language` and `cem`."""
+    torch.manual_seed(1)
+    source = tiny_metr()
+    state = {
+        re.sub(r"^(class_heads\.(?=language)|queries\.(?=cem))", "", key): value
+        for key, value in source.state_dict().items()
+    }
+    assert "language.weight" in state and "cem.head.linear.weight" in state
+    model = tiny_metr()
+    assert load_weights(model, state, complete=True).coverage == 1
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in source.state_dict().items())
 
 
 @pytest.mark.parametrize(
