@@ -22,7 +22,7 @@ from polydet.engine.errors import RunError
 from polydet.engine.evaluate import Results, check_evaluators, evaluate
 from polydet.engine.folder import move_aside, open_folder, owned
 from polydet.engine.labels import closed_space, label_space, labels_of, refuse_other_labels
-from polydet.engine.nonfinite import NonFiniteError, refuse_bad_weights
+from polydet.engine.nonfinite import NonFiniteError
 from polydet.engine.output import log_to, prepare_output, write_settings
 from polydet.engine.pictures import save_curves
 from polydet.engine.portable import NAME as MODEL_FILE
@@ -172,7 +172,6 @@ def _evaluate_only(cfg: DictConfig, output_dir: Path) -> Results:
     skip_published_weights(cfg.model)
     model = build_model(cfg)
     initialise(cfg, model, complete=True)
-    refuse_bad_weights(model, str(cfg.train.init_checkpoint))
     precision = partial(autocast, next(model.parameters()).device, DTYPES[cfg.train.amp.dtype])
     return evaluate(cfg, model, output_dir, closed_space(cfg, model), precision, cfg.train.pictures)
 

@@ -185,3 +185,20 @@ def test_the_runs_own_weights_are_neither_renamed_nor_skipped(mine, tmp_path):
 def test_a_stage_takes_what_is_named_for_it(mine):
     cfg = mine("stages.first.train.init_checkpoint=named.pth")
     assert dict(cfg.source.stage_starts) == {"second": "stage:first"}
+
+
+def test_weights_that_are_nan_are_not_evaluated(small, card, tmp_path):  # noqa: F811
+    cfg = small("fcos")
+    cfg.train.update(output_dir=str(tmp_path), max_iter=1)
+    run(cfg)
+    file = tmp_path / "model_final.pth"
+    state = torch.load(file, weights_only=True)
+    name = next(key for key in state["model"] if key.endswith("conv1.weight"))
+    state["model"][name].view(-1)[3] = float("nan")
+    torch.save(state, file)
+    cfg.dataloader.test_datasets = [card]
+    with pytest.raises(
+        CheckpointError, match=rf"model_final\.pth does not fit the model: {name} has values that are NaN"
+    ):
+        run(cfg, eval_only=True)
+    assert not (tmp_path / "results.json").exists()
