@@ -6,6 +6,7 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig
 
 from polydet.backbones import TimmBackbone
+from polydet.backbones.eva_vit import EvaViT
 from polydet.text import OpenClipTextTower
 
 
@@ -14,7 +15,7 @@ def skip_published_weights(node: Any) -> None:
     if isinstance(node, DictConfig):
         target = node.get("_target_")
         target = locate(target) if isinstance(target, str) else target  # a saved config has the shortest name
-        for owner, key in ((TimmBackbone, "weights"), (OpenClipTextTower, "pretrained")):
+        for owner, key in ((TimmBackbone, "weights"), (EvaViT, "weights"), (OpenClipTextTower, "pretrained")):
             if target is owner:
                 node[key] = None
         children: Any = node.values()
