@@ -4,4 +4,5 @@ from ..codetr.table4_co_dino_5scale_swin_l_36ep import dataloader, lr_multiplier
 
 dataloader.test.mapper.augmentations.update(short=1280, max_size=2048)
 model.backbone.bottom_up.drop_path_rate = 0.3
+model.backbone.size_divisibility = 32
 train.max_epochs = 16.0

@@ -24,6 +24,7 @@ class ChannelMapper(Backbone):
         norm: Detectron2 norm name; ``"GN"`` has 32 groups.  Empty for none.
         kernel_size: of the lateral convs.
         bias: of the convs: with one in the repositories of the DETRs, without before a norm in mmdetection (Co-DETR).
+        size_divisibility: batches are padded to multiples of it; 0: to their largest image.
 
     Raises:
         ValueError: fewer levels than maps, or maps of the same stride (of a dilated backbone).
@@ -38,10 +39,12 @@ class ChannelMapper(Backbone):
         norm: str = "GN",
         kernel_size: int = 1,
         bias: bool = True,
+        size_divisibility: int = 0,
     ) -> None:
         super().__init__()
         shapes = bottom_up.output_shape()
         self.bottom_up = bottom_up
+        self._size_divisibility = size_divisibility
         self.in_features = list(in_features)
         num_outs = len(self.in_features) if num_outs is None else num_outs
         if num_outs < len(self.in_features):
@@ -78,8 +81,8 @@ class ChannelMapper(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """0: any size; odd maps round up."""
-        return 0
+        """As given; with 0 any size will do, odd maps round up."""
+        return self._size_divisibility
 
 
 def _conv_norm(in_channels: int, out_channels: int, kernel: int, stride: int, norm: str, bias: bool) -> nn.Sequential:

@@ -16,9 +16,12 @@ class SimpleFeaturePyramid(Backbone):
         strides: of the levels, pixels; each a power of two times or over the map's stride.
         activated: Co-DETR's released pyramid: convolutions without bias, a norm and GELU after each of them but the
             last, overlapping pooling. False: ViTDet's.
+        size_divisibility: batches are padded to multiples of it; None: of the backbone's. It counts: positions of a
+            ViT's global blocks span the padded image.
 
     Raises:
-        ValueError: a backbone with several maps, or strides that are not such.
+        ValueError: a backbone with several maps, strides that are not such, or a divisor that is no multiple of the
+            backbone's.
     """
 
     def __init__(
@@ -27,6 +30,7 @@ class SimpleFeaturePyramid(Backbone):
         out_channels: int = 256,
         strides: tuple[int, ...] = (4, 8, 16, 32, 64),
         activated: bool = False,
+        size_divisibility: int | None = None,
     ) -> None:
         super().__init__()
         shapes = bottom_up.output_shape()
@@ -34,6 +38,10 @@ class SimpleFeaturePyramid(Backbone):
             raise ValueError(f"a simple feature pyramid stands on one map, the backbone gives {list(shapes)}")
         (self.in_feature, shape), *_ = shapes.items()
         assert shape.channels is not None and shape.stride is not None
+        own = bottom_up.size_divisibility
+        self._size_divisibility = own if size_divisibility is None else size_divisibility
+        if own and self._size_divisibility % own:
+            raise ValueError(f"size_divisibility={size_divisibility} is no multiple of the backbone's {own}")
         self.bottom_up = bottom_up
         self.strides = tuple(strides)
         self.out_channels = out_channels
@@ -55,8 +63,8 @@ class SimpleFeaturePyramid(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """That of the backbone."""
-        return self.bottom_up.size_divisibility
+        """As given, else that of the backbone."""
+        return self._size_divisibility
 
 
 def _scale(channels: int, stride: int, target: int, out_channels: int, activated: bool) -> nn.Sequential:

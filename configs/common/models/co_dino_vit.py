@@ -22,6 +22,7 @@ model.backbone = L(SimpleFeaturePyramid)(
     out_channels="${..dim}",
     strides=[4, 8, 16, 32, 64],
     activated=True,
+    size_divisibility=32,
 )
 for part in (model.encoder, model.decoder):
     part.layer.num_levels = 5
