@@ -20,6 +20,47 @@ FILES = {
     "released_deformable_two_stage": ("detr/deformable_detr_r50_two_stage", [*RESNET, "queries.num_queries=60"]),
     "released_dab": ("detr/dab_detr_r50", [*RESNET, "queries.num_queries=16"]),
 }
+HEADS = "heads=[{name: faster_rcnn, options: {fc_dims: [32, 32]}}, atss]"
+RCNN_VIT = "conv_dims: [256, 256, 256, 256], norm: GN, class_agnostic: true, delta_weights: [20, 20, 10, 10]"
+WIDTHS = "backbone.bottom_up.model_kwargs={channels: [16, 32, 64, 128]}"
+VIT = (
+    *NARROW,
+    "backbone.bottom_up.window=4",
+    "backbone.bottom_up.global_blocks=[3]",
+    "backbone.bottom_up.model_kwargs={embed_dim: 128, depth: 4, num_heads: 2, img_size: 512, patch_size: 16}",
+)
+CODETR = {
+    "released_co_deformable_r50": (
+        "codetr/table3_deformable_detr_pp_r50_12ep_k2",
+        [*NARROW, HEADS, WIDTHS, "queries.num_queries=100"],
+    ),
+    "released_co_deformable_swin_t": (
+        "released/co_deformable_swin_t",
+        [
+            *NARROW,
+            HEADS,
+            "queries.num_queries=100",
+            "backbone.bottom_up.model_kwargs={embed_dim: 32, depths: [2, 2, 2, 2], num_heads: [1, 2, 4, 8]}",
+        ],
+    ),
+    "released_co_dino_r50": (
+        "codetr/table4_co_dino_5scale_r50_12ep",
+        [*NARROW, HEADS, WIDTHS, "queries.num_queries=100"],
+    ),
+    "released_co_dino_vit_l": (
+        "codetr/table5_co_dino_vit_l_o365_coco_12ep",
+        [
+            *VIT,
+            f"heads=[{{name: faster_rcnn, options: {{fc_dims: [32], {RCNN_VIT}}}}}, atss]",
+            "queries.num_queries=100",
+            "tta=null",
+        ],
+    ),
+    "released_co_dino_vit_l_lvis": (
+        "codetr/table6_co_dino_pp_vit_l_o365_lvis",
+        [*VIT, HEADS, "queries.num_queries=60", "backbone.bottom_up.canvas=128", "class_counts=null"],
+    ),
+}
 SWIN = {"embed_dim": 32, "depths": [2, 2, 2, 2], "num_heads": [1, 2, 4, 8]}
 DETIC = {
     "released_detic_r50": ("table1_scaledet_r50_l_c", {"base_width": 16}),
@@ -33,6 +74,16 @@ def test_a_released_detr_detects_what_its_authors_do(name, tmp_path):
     config, changes = FILES[name]
     path = tmp_path / "checkpoint.pth"
     torch.save({"model": golden.state(), "epoch": 11}, path)
+    model = model_zoo.get(config, weights=path, overrides=[f"model.{change}" for change in changes]).double()
+    check_detections(golden, "padded", detect(model, golden.inputs("padded")))
+
+
+@pytest.mark.parametrize("name", CODETR)
+def test_a_released_co_detr_detects_what_its_authors_do(name, tmp_path):
+    golden = load_golden(name)
+    config, changes = CODETR[name]
+    path = tmp_path / "latest.pth"
+    torch.save({"state_dict": golden.state(), "meta": {"epoch": 12}}, path)
     model = model_zoo.get(config, weights=path, overrides=[f"model.{change}" for change in changes]).double()
     check_detections(golden, "padded", detect(model, golden.inputs("padded")))
 
