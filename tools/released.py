@@ -93,7 +93,14 @@ DETECTRON2 = [
      "released/detectron2_retinanet_r50_fpn", R101),
 ]  # fmt: skip
 GROUPS = (
-    ("The DETR family", "In their authors' names; HuggingFace's, detrex's and mmdetection's are known too.", DETR),
+    (
+        "The DETR family",
+        "In their authors' names; HuggingFace's, detrex's and mmdetection's are known too. A file of a dilated "
+        "backbone (DC5) has the names and shapes of one that is not: "
+        "`+model.backbone.bottom_up.model_kwargs={output_stride: 16}` tells them apart. DAB-DETR with patterns, "
+        "Deformable-DETR of one scale and DETR with masks are refused.",
+        DETR,
+    ),
     ("Co-DETR", "Auxiliary heads are loaded where the config has them.", CODETR),
     (
         "ScaleDet",

@@ -127,6 +127,10 @@ _REMEDIES = (
     (r"^(encoder|decoder)\.layers\.(\d+)\.", lambda m: f"model.{m[1]}.num_layers={int(m[2]) + 1}"),
     (r"^(?:class|box)_heads\.[1-9]", lambda m: "model.share_heads=False"),
     (r"^decoder\.norm\.", lambda m: "model.decoder.norm=True"),
+    (
+        r"^backbone\.bottom_up\.(body\.)?(layer|res|blocks)",
+        lambda m: "model.backbone.bottom_up to the network of the file, which is a deeper one",
+    ),
     (r"^backbone\.(fpn_\w+|top_block\.p\d)\.bias$", lambda m: "model.backbone.norm=''"),
     (r"^backbone\.(fpn_\w+|top_block\.p\d)\.norm\.", lambda m: "model.backbone.norm=BN"),
 )

@@ -276,3 +276,11 @@ def test_flipped_bytes_of_a_checkpoint_are_an_error(tmp_path):
         path.write_bytes(data)
         with pytest.raises(CheckpointError, match="damaged"):
             read_checkpoint(path)
+
+
+def test_a_deeper_backbone_in_the_file_is_named():
+    body = torch.nn.ModuleDict({"bottom_up": torch.nn.ModuleDict({"body": torch.nn.Linear(2, 2)})})
+    model = torch.nn.ModuleDict({"backbone": body})
+    state = {**model.state_dict(), "backbone.bottom_up.body.layer3.6.conv1.weight": torch.ones(2)}
+    with pytest.raises(CheckpointError, match=r"set model\.backbone\.bottom_up to the network of the file"):
+        load_weights(model, state)

@@ -51,6 +51,12 @@ def _range(option: str) -> list[str]:
     return [str(i) for i in range(int(ends[1]), int(ends[2]) + 1)] if ends else [option]
 
 
+def numbers_in(value: torch.Tensor) -> list[float]:
+    """The different numbers of a tensor, which is likely to have one all over."""
+    first = value.flatten()[:1]
+    return (first if bool((value == first).all()) else value.unique()).tolist()
+
+
 def write(name: str, path: Path, shared: bool = False) -> dict[str, float]:
     """A checkpoint of that layout; each tensor is one number all over, which is returned.
 

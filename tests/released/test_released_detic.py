@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.config import LazyCall as L
 from detectron2.config import instantiate
-from released_names import shapes_of, write
+from released_names import numbers_in, shapes_of, write
 
 from polydet.engine import CheckpointError, load_config, load_file
 from polydet.engine.layouts import find_layout
@@ -52,7 +52,7 @@ def test_every_tensor_that_scaledet_has_is_filled(case):
     ledger = load_file(model, path)
     assert not ledger.missing and not ledger.unexpected and not ledger.conflicts
     state = model.state_dict()
-    found = {v for k, value in state.items() if value.is_floating_point() for v in value.unique().tolist()}
+    found = {v for k, value in state.items() if value.is_floating_point() for v in numbers_in(value)}
     dropped = {key for keys in ledger.left_out.values() for key in keys}
     assert {key.split(".")[1] for key in dropped} <= {"mask_head", "box_predictor", "bottom_up"}
     lost = [key for key, number in numbers.items() if number not in found and key not in dropped]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.config import instantiate
 from omegaconf import DictConfig, OmegaConf
-from released_names import HEADS, shapes_of, write
+from released_names import HEADS, numbers_in, shapes_of, write
 
 from polydet.engine import load_config, load_file
 from polydet.engine.layouts import find_layout, row_names
@@ -57,6 +57,8 @@ WHOLE = (
     "detr_official_dino_4scale_r50",
     "detr_hf_deformable_r50_two_stage",
     "detr_mmdet_dab_r50",
+    "detr_detrex_dab_deformable_r50",
+    "codetr_deformable_r50",
 )
 
 
@@ -105,6 +107,41 @@ def test_every_name_and_shape_of_a_released_file_has_its_place(name):
     assert not [k for k in own if found[k] != own[k] and not k.startswith(by_class)]
 
 
+def with_patterns(state):
+    state["transformer.patterns.weight"] = torch.zeros(3, 256)
+
+
+def with_masks(state):
+    for key in list(state):
+        state[f"detr.{key}"] = state.pop(key)
+    state["detr.class_embed.weight"] = torch.zeros(251, 256)
+    state["bbox_attention.q_linear.weight"] = torch.zeros(256, 256)
+
+
+def of_one_scale(state):
+    for key in [key for key in state if key.startswith("input_proj.") and not key.startswith("input_proj.0.")]:
+        del state[key]
+    state["transformer.level_embed"] = torch.zeros(1, 256)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "what"),
+    [
+        ("detr_official_dab_r50", with_patterns, "it has 3 patterns of content for each anchor"),
+        ("detr_official_detr_r50", with_masks, "it gives masks for 250 classes of things and stuff"),
+        ("detr_official_deformable_r50", of_one_scale, "it reads 1 levels of features, the model 4"),
+    ],
+)
+def test_a_file_of_another_model_is_refused_by_what_it_is(name, change, what):
+    with torch.device("meta"):
+        model = instantiate(changed(*FILES[name]))
+    state = {key: torch.zeros(1).expand(shape) for key, shape in shapes_of(name).items()}
+    change(state)
+    layout = find_layout(state, model)
+    with pytest.raises(ValueError, match=what):
+        layout.convert(state, model)
+
+
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_released_file_loads_by_its_name_alone(name, tmp_path):
     numbers = write(name, tmp_path / "file.pth", shared_heads(name))
@@ -120,7 +157,7 @@ def test_a_released_file_loads_by_its_name_alone(name, tmp_path):
     for key, value in model.state_dict().items():
         if not key.endswith(DERIVED):
             assert torch.isfinite(value).all(), key
-            found.update(value.unique().tolist())
+            found.update(numbers_in(value))
     dropped = {key for keys in ledger.left_out.values() for key in keys}
     lost = [key for key, number in numbers.items() if number not in found and key not in dropped]
     lost = [key for key in lost if not key.endswith(DERIVED) and not is_copy(key)]

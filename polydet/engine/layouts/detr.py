@@ -36,8 +36,20 @@ def _fits(model: nn.Module) -> bool:
 
 def _convert(state: StateDict, model: nn.Module) -> Converted:
     assert isinstance(model, DETR)
+    if "transformer.patterns.weight" in state:
+        raise ValueError(
+            f"it has {len(state['transformer.patterns.weight'])} patterns of content for each anchor (DAB-DETR), "
+            "which no model here has: take the file without patterns"
+        )
     found = convert(state, share_heads=len(model.class_heads) == 1)
     add_zero_biases(found, model)
+    levels = found.get("level_embed")
+    own = getattr(model, "level_embed", None)
+    if levels is not None and isinstance(own, Tensor) and len(levels) != len(own):
+        raise ValueError(
+            f"it reads {len(levels)} levels of features, the model {len(own)}: use a config with as many "
+            "(model.backbone.num_outs, and num_levels of encoder and decoder)"
+        )
     return Converted(found, row_names=rows_of(found, model))
 
 
@@ -60,5 +72,18 @@ def rows_of(state: Mapping[str, Tensor], model: DETR) -> tuple[str, ...] | None:
     return None if names is None else tuple(names)
 
 
+def _is_panoptic(state: Mapping[str, Tensor]) -> bool:
+    return any(key.startswith("detr.transformer.") for key in state) and "bbox_attention.q_linear.weight" in state
+
+
+def _refuse_panoptic(state: StateDict, model: nn.Module) -> Converted:
+    classes = len(state["detr.class_embed.weight"]) - 1
+    raise ValueError(
+        f"it gives masks for {classes} classes of things and stuff, no DETR here has a mask head: take the file that "
+        "was trained for boxes"
+    )
+
+
+register_layout(Layout("DETR with a mask head", _is_panoptic, _fits, _refuse_panoptic))
 for _scheme, _name in _NAMES.items():
     register_layout(Layout(_name, _recognise(_scheme), _fits, _convert))
