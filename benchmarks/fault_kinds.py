@@ -77,13 +77,17 @@ class Case:
     def judge(self, code: int, text: str, needle: str = "") -> str:
         if code == 0:
             different = self.campaign.is_equal(self.model, self.run_folder)
+            if different == "metrics.json" and "metrics.json is not what the run wrote" in text:
+                return "refused"
             return f"ended with other {different}" if different else "equal"
         return refused(code, text, needle)
 
 
 def refused(code: int, text: str, needle: str = "") -> str:
-    last = next((line for line in text.splitlines() if line.startswith(("NAMED ", "RAW ", *NAMED))), "")
-    if last.startswith(("NAMED", *NAMED)) and "Traceback" not in text and needle in text:
+    found = [line for line in text.splitlines() if line.startswith(("NAMED ", "RAW ", *NAMED))]
+    last = found[-1] if found else ""
+    tagged = last.startswith("NAMED ")  # by `in_child`; the command prints no traceback with what it names
+    if (tagged or (last.startswith(NAMED) and "Traceback" not in text)) and needle in text:
         return "refused"
     return f"code {code}: {(last or text[-300:]).strip()[:300]}"
 
@@ -218,7 +222,14 @@ def stopped(case: Case) -> str:
     case.detail = f"{number.name} at {name} {call}{' to the group' if group else ''}"
 
     def send() -> None:
-        (os.killpg if group else os.kill)(os.getpid(), number)
+        if not group:
+            os.kill(os.getpid(), number)
+        elif not (other := os.fork()):  # from outside: workers obey the run itself
+            signal.signal(number, signal.SIG_IGN)
+            os.killpg(os.getpgrp(), number)
+            os._exit(0)
+        else:
+            os.waitpid(other, 0)
 
     def hook() -> None:
         if isinstance(owner, dict):

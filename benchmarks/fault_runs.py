@@ -133,9 +133,9 @@ def in_child(call: Callable[[], None], log: Path, limit: float = LIMIT) -> tuple
         code = 1
         try:
             os.setsid()
-            with log.open("w") as file:
-                os.dup2(file.fileno(), 1)
-                os.dup2(file.fileno(), 2)
+            sys.stdout = sys.stderr = log.open("w", buffering=1)
+            os.dup2(sys.stdout.fileno(), 1)
+            os.dup2(sys.stdout.fileno(), 2)
             call()
             code = 0
         except SystemExit as error:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import signal
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +31,7 @@ logger = logging.getLogger(__name__)
 Mapper = Callable[[dict[str, Any]], "dict[str, Any] | None"]
 _SKIPPED = "_skipped"
 _ATTEMPTS = 20
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 def build_train_loader(
@@ -238,10 +241,18 @@ def _seed(key: Sequence[int]) -> None:
 def _leave_signals_to_the_run(_worker: int) -> None:
     """A signal to a whole process group is the run's to answer, which needs its workers until it has saved.
 
-    A second SIGTERM means the worker: so the end of the main process does away with one that hangs.
+    SIGTERM from the run itself, as at its end, is meant for the worker.
     """
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        threading.Thread(target=_answer, args=(os.getppid(),), daemon=True).start()
+
+
+def _answer(run: int) -> None:
+    while True:
+        signalled = signal.sigwaitinfo(_SIGNALS)
+        if signalled.si_signo == signal.SIGTERM and signalled.si_pid == run:
+            os._exit(0)
 
 
 def _limit(max_skipped: float, images: int) -> int:

@@ -181,7 +181,7 @@ def register_hooks(
     scheduler = LRMultiplier(trainer.optimizer, instantiate(schedule_cfg), max_iter, last_iter=last_iter)
     main = comm.is_main_process()
     if main:
-        drop_metrics_from(output_dir / "metrics.json", start_iter - bool(trainer.unfinished))
+        drop_metrics_from(output_dir / "metrics.json", start_iter - bool(trainer.unfinished), checkpointer.metrics)
     trainer.register_hooks(
         [
             hooks.IterationTimer(),

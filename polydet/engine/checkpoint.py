@@ -1,6 +1,7 @@
 """Checkpoints that are written whole or not at all."""
 
 import contextlib
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ class Checkpointer(DetectionCheckpointer):
 
     Attributes:
         facts: what is written beside the weights; ``labels``, which class each row is of.
+        metrics: digest of the run's ``metrics.json`` at the checkpoint that was taken.
     """
 
     facts: dict[str, Any]
@@ -28,9 +30,12 @@ class Checkpointer(DetectionCheckpointer):
     def __init__(self, *args: Any, facts: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.facts = dict(facts or {})
+        self.metrics = ""
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``{name}.pth`` and then ``last_checkpoint``, each under a temporary name first.
+
+        Beside the weights stands a digest of ``metrics.json`` as it is, which a resumed run writes on.
 
         Raises:
             OSError: the disk is full or not writable; the previous checkpoint is untouched.
@@ -45,6 +50,8 @@ class Checkpointer(DetectionCheckpointer):
                 **self.facts,
                 **kwargs,
             }
+            if (metrics := path.with_name("metrics.json")).is_file():
+                data["metrics"] = hashlib.sha256(metrics.read_bytes()).hexdigest()
             save_sealed(data, path)
         self.tag_last_checkpoint(path.name)
 
@@ -62,6 +69,7 @@ class Checkpointer(DetectionCheckpointer):
             CheckpointError: it is of another model.
         """
         self._load_model(checkpoint)
+        self.metrics = str(checkpoint.get("metrics", ""))
 
     def _load_model(self, checkpoint: Any) -> Any:
         """Detectron2's only warns of keys and shapes that differ, and the run would go on from half a model."""

@@ -61,9 +61,9 @@ def deaths_named() -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        text = str(error)
-        if "DataLoader worker" in text:
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        text = f"{type(error).__name__}: {error}"
+        if "DataLoader worker" in text or not isinstance(error, RuntimeError):  # the end of a pipe from one
             raise RunError(
                 f"a worker of the data loader has died ({text.splitlines()[0]}), often for want of memory: lower "
                 "num_workers of dataloader.train or dataloader.test, and go on with --resume"

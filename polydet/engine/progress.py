@@ -1,13 +1,17 @@
 """What a run tells while it runs: one moving line on a terminal, plain lines elsewhere; metrics as json lines."""
 
+import hashlib
 import json
+import logging
 import sys
 from pathlib import Path
 
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
 from tqdm import tqdm
 
-from polydet.files import write_text
+from polydet.files import write_bytes
+
+logger = logging.getLogger(__name__)
 
 
 class TerminalProgress(EventWriter):
@@ -35,19 +39,25 @@ def build_writers(output_dir: str | Path, start_iter: int, max_iter: int) -> lis
     return [progress, metrics, TensorboardXWriter(str(output_dir))]
 
 
-def drop_metrics_from(path: Path, start_iter: int) -> None:
-    """Remove what a killed run wrote at or after ``start_iter`` (and a torn last line): the resumed run writes it."""
-    if not path.is_file():
-        return
+def drop_metrics_from(path: Path, start_iter: int, digest: str = "") -> None:
+    """Remove what a killed run wrote at or after ``start_iter`` (and a torn last line): the resumed run writes it.
+
+    Args:
+        digest: SHA-256 of what should be left; another one is warned about.
+    """
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
+            step = json.loads(line)["iteration"]
+            if step < start_iter:
+                kept.append(line)
+        except (ValueError, TypeError, KeyError):
             continue
-        if record.get("iteration", -1) < start_iter:
-            kept.append(line)
-    write_text(path, "".join(f"{line}\n" for line in kept))
+    left = b"".join(line + b"\n" for line in kept)
+    if digest and hashlib.sha256(left).hexdigest() != digest:
+        logger.warning("%s is not what the run wrote before step %d: its curves are wrong there", path, start_iter)
+    if path.is_file():
+        write_bytes(path, left)
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

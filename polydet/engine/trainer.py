@@ -117,7 +117,10 @@ class Trainer(TrainerBase):
                 raise
             except BaseException:
                 self.max_iter = max(self.max_iter, self.iter + 2)
-                self.after_train()
+                self.storage.iter = self.iter
+                for hook in self._hooks:
+                    with contextlib.suppress(Exception):  # what went wrong is to be seen, not what follows from it
+                        hook.after_train()
                 raise
             self.after_train()
 

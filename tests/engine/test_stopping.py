@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -33,6 +34,18 @@ def assert_same_run(a, b):
     assert one["trainer"].get("hooks") == two["trainer"].get("hooks") and "unfinished" not in two["trainer"]
 
 
+def send(number, group=False):
+    """Signal this process, or its group as another process does."""
+    if not group:
+        os.kill(os.getpid(), number)
+    elif not (other := os.fork()):
+        signal.signal(number, signal.SIG_IGN)
+        os.killpg(os.getpgrp(), number)
+        os._exit(0)
+    else:
+        os.waitpid(other, 0)
+
+
 def after(owner, name, call, number=signal.SIGTERM, group=False):
     """Send a signal to this process at the ``call``th call of a function of ``owner``, before it does its work."""
     original, calls = getattr(owner, name), []
@@ -40,7 +53,7 @@ def after(owner, name, call, number=signal.SIGTERM, group=False):
     def wrapped(*args, **options):
         calls.append(0)
         if len(calls) == call:
-            (os.killpg if group else os.kill)(os.getpgrp() if group else os.getpid(), number)
+            send(number, group)
         return original(*args, **options)
 
     return wrapped
@@ -197,3 +210,15 @@ def test_a_launcher_passes_the_signal_on(tmp_path):
         time.sleep(0.01)
     os.kill(child, signal.SIGUSR1)
     assert code_of(child) == 0 and (tmp_path / "got").exists()
+
+
+def test_workers_end_with_the_run(tmp_path):
+    """A loader that is never exhausted lives until the interpreter ends, which then does away with its workers."""
+    code = (
+        "import os, sys, torch\n"
+        "from polydet.data.loader import _leave_signals_to_the_run as init\n"
+        "data = torch.utils.data.DataLoader(list(range(99)), num_workers=1, worker_init_fn=init)\n"
+        "kept = iter(data)\n"
+        "sys.kept = kept, next(kept)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=240)
