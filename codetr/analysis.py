@@ -22,30 +22,28 @@ class IoFIoB:
 
     Foreground is the union of the ground-truth boxes; a pixel counts where its score exceeds the threshold.  The
     thresholds are quantiles of all scores: those of a model may lie within a hundredth of each other, where evenly
-    spaced thresholds would see nothing.  Scores are told apart down to a millionth.
+    spaced thresholds would see nothing.  Scores are told apart to 2^-17 of their distance to 0 or 1, whichever is less.
 
     Args:
         points: how many thresholds.
     """
 
-    bins = 2**20
-
     def __init__(self, points: int = 101) -> None:
         self.points = points
-        self.counts = torch.zeros(2, self.bins, dtype=torch.int64)  # foreground, background
+        self.counts = torch.zeros(2, 2 * _HALF + 1, dtype=torch.int64)  # foreground, background
 
     def update(self, score: Tensor, boxes: Tensor) -> None:
         """Add one image: `score` `[H, W]` in 0..1, `boxes` `[n, 4]` xyxy pixels of the same image."""
         foreground = torch.zeros_like(score, dtype=torch.bool)
         for x0, y0, x1, y1 in boxes.round().long().tolist():
             foreground[max(y0, 0) : y1, max(x0, 0) : x1] = True
-        place = (score.double() * self.bins).long().clamp(0, self.bins - 1)
+        place = _place(score)
         for row, mask in enumerate((foreground, ~foreground)):
-            self.counts[row] += torch.bincount(place[mask].cpu(), minlength=self.bins)
+            self.counts[row] += torch.bincount(place[mask].cpu(), minlength=self.counts.shape[1])
 
     def thresholds(self) -> Tensor:
         """`[points]`, rising: at the first every pixel counts, at the last none."""
-        return self._places() / self.bins
+        return torch.cat([_lower_end(self._places()[:-1]), torch.ones(1, dtype=torch.float64)])
 
     def curve(self) -> tuple[Tensor, Tensor]:
         """(IoF, IoB), both `[points]`, falling from 1 to 0."""
@@ -62,13 +60,32 @@ class IoFIoB:
         """Bins that the thresholds are the lower ends of; the last is beyond all."""
         below = self.counts.sum(0).cumsum(0).double()
         wanted = torch.linspace(0, 1, self.points, dtype=torch.float64)[1:-1] * below[-1]
-        ends = torch.tensor([self.bins])
+        ends = torch.tensor([self.counts.shape[1]])
         return torch.cat([torch.zeros(1, dtype=torch.int64), torch.searchsorted(below, wanted, right=True), ends])
 
     def iof_at(self, iob: float) -> float:
         """IoF where the curve crosses an IoB, to compare models by one number (linear in between)."""
         iof_values, iob_values = (x.flip(0) for x in self.curve())
         return float(_interpolate(iob_values, iof_values, iob))
+
+
+_TINY = (127 - 24) << 23  # bits of the float32 2^-24
+_HALF = ((126 << 23) - _TINY >> 7) + 1  # place of 0.5
+
+
+def _place(score: Tensor) -> Tensor:
+    """A number of a bin, that rises with scores in 0..1: bins are narrow near 0 and near 1, as floats are near 0."""
+    score = score.double().clamp(0, 1)
+    near = torch.minimum(score, 1 - score).float().view(torch.int32)
+    place = ((near - _TINY).clamp(min=-1) >> 7).long() + 1
+    return torch.where(score < 0.5, place, 2 * _HALF - place)
+
+
+def _lower_end(place: Tensor) -> Tensor:
+    """The least score of a bin."""
+    code = torch.where(place <= _HALF, place, 2 * _HALF - place + 1)
+    near = (((code - 1).clamp(min=0) << 7) + _TINY).int().view(torch.float32).double() * (code > 0)
+    return torch.where(place <= _HALF, near, 1 - near)
 
 
 def _interpolate(x: Tensor, y: Tensor, at: float) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -121,14 +122,18 @@ def read_concepts(path: str | Path) -> list[tuple[str, int, str]]:
     """Rows (name, count, definition) of a concept file; count 0 and definition "" where the file has none.
 
     Raises:
-        ValueError: a line that cannot be read, or a file without names.
+        ValueError: a line that cannot be read, a file without names, or one that is not UTF-8; names file and line.
         FileNotFoundError: no such file.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"concept file {str(path)!r} does not exist; tools/build_concepts.py writes one")
     rows: list[tuple[str, int, str]] = []
-    with path.open(encoding="utf-8", newline="") as handle:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"concept file {str(path)!r} cannot be read as UTF-8 text: {error}") from error
+    with io.StringIO(text) as handle:
         for number, fields in enumerate(csv.reader(handle, delimiter="\t", quoting=csv.QUOTE_NONE), 1):
             if not fields or fields[0].startswith("#"):
                 continue
@@ -137,6 +142,8 @@ def read_concepts(path: str | Path) -> list[tuple[str, int, str]]:
                 rows.append((fields[0].strip(), int(fields[1] or 0), fields[2].strip()))
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: the count {fields[1]!r} is not a number") from error
+            if not rows[-1][0].isprintable():
+                raise ValueError(f"{path}, line {number}: the name {rows[-1][0]!r} has signs that cannot be printed")
             if not rows[-1][0] or len(fields) > 3:
                 raise ValueError(f"{path}, line {number}: expected `name<TAB>count<TAB>definition`")
     if not rows:

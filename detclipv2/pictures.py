@@ -105,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.image and not args.caption:
         parser.error("--image needs --caption")
+    model_zoo.get_model_config(args.run, (), args.weights)  # says what is wrong with a config alone, or one of stages
     model: Any = model_zoo.get(args.run, args.weights)
     if not isinstance(model, DetCLIPv2):
         raise ConfigError(f"{args.run} builds a {type(model).__name__}, not a DetCLIPv2, which alone scores regions")

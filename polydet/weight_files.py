@@ -63,7 +63,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         data = _read(path, head)
     except CheckpointError:
         raise
-    except Exception as error:
+    except Exception as error:  # of zip, pickle, torch or numpy: a damaged file makes them raise almost anything
         raise CheckpointError(f"checkpoint {str(path)!r} is damaged: {type(error).__name__}: {error}") from error
     if isinstance(data, Inert):
         raise CheckpointError(

@@ -31,6 +31,7 @@ from polydet.data.union import Union
 from polydet.detr import DETR
 from polydet.engine import ConfigError, build_model, load_file
 from polydet.engine.command import command
+from polydet.engine.published import skip_published_weights
 from polydet.files import save_figure, write_text
 from polydet.model_zoo import get_model_config
 
@@ -43,6 +44,7 @@ class Run:
     def __init__(self, label: str, config: str, checkpoints: list[str], dataset: str | None, images: int) -> None:
         self.label, self.checkpoints = label, checkpoints
         self.cfg = get_model_config(config, (), checkpoints[-1])
+        skip_published_weights(self.cfg.model)
         self.model = build_model(self.cfg).eval()
         if not isinstance(self.model, DETR):
             raise ConfigError(f"{label}: {config} builds a {type(self.model).__name__}, and the figures are of DETRs")
@@ -93,8 +95,10 @@ def measure_curves(runs: list[Run], score: Callable[[Any, dict[str, Any]], Tenso
             if index < PICTURES:
                 row[index].imshow(x["image"].permute(1, 2, 0).numpy())
                 low, high = float(heat.min()), float(heat.max())  # of the picture: they may be close together
-                row[index].imshow(heat.cpu().numpy(), cmap="jet", alpha=0.5, vmin=low, vmax=max(high, low + 1e-9))
-                row[index].set_title(f"{run.label}: {low:.4f} to {high:.4f}", fontsize=8)
+                row[index].imshow(
+                    heat.cpu().numpy(), cmap="jet", alpha=0.5, vmin=low, vmax=high if high > low else low + 1e-9
+                )
+                row[index].set_title(f"{run.label}: {low:.7g} to {high:.7g}", fontsize=8)
                 row[index].set_axis_off()
         iof, iob = curve.curve()
         axis.plot(iob, iof, label=f"{run.label}: area {curve.area():.3f}")

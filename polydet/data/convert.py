@@ -33,15 +33,17 @@ def yolo_class_names(path: Path) -> list[str]:
         names = [line.strip() for line in text.splitlines() if line.strip()]
     else:
         try:
-            content = yaml.safe_load(text)
+            content = yaml.load(text, yaml.BaseLoader)  # names as they are written: on is no truth value, 007 no number
         except yaml.YAMLError as error:
             raise DatasetError(f"is not valid YAML ({error})", file=path) from error
         given = content.get("names") if isinstance(content, dict) else None
         if isinstance(given, dict):
-            if set(given) != set(range(len(given))):
+            if set(given) != set(map(str, range(len(given)))):
                 raise DatasetError(f"'names' has the keys {list(given)[:10]}, not 0, 1, 2, ...", file=path)
-            given = [given[i] for i in range(len(given))]
-        names = [str(name) for name in given] if isinstance(given, list) else []
+            given = [given[str(i)] for i in range(len(given))]
+        names = given if isinstance(given, list) else []
+        if odd := [name for name in names if not isinstance(name, str)]:
+            raise DatasetError(f"'names' holds {odd[0]!r:.60}, which is no name", file=path)
     if not names:
         raise DatasetError("names no classes", file=path, remedy="a list under 'names', or one name per line")
     return clean_class_names(names, path)

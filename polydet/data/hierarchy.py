@@ -26,8 +26,10 @@ def read_hierarchy(path: Path, mapping: Mapping[Any, int]) -> np.ndarray:
     seen = set()
 
     def walk(node: Any, above: tuple[int, ...], depth: int) -> None:
-        if not isinstance(node, dict) or not isinstance(node.get("LabelName"), str) or depth > 100:
-            raise DatasetError("is not a tree of objects with 'LabelName' and 'Subcategory'", file=path)
+        is_node = isinstance(node, dict) and isinstance(node.get("LabelName"), str)
+        if not is_node or not isinstance(node.get("Subcategory", []), list) or depth > 100:
+            where = f"below {list(mapping)[above[-1]]!r}" if above else "at its top"
+            raise DatasetError("is not a tree of objects with 'LabelName' and 'Subcategory'", file=path, where=where)
         k = mapping.get(node["LabelName"])
         if k is not None:
             seen.add(k)

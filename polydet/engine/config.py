@@ -15,7 +15,7 @@ from detectron2.utils.registry import locate
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from polydet.engine.errors import ConfigError
@@ -61,6 +61,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         cfg.train.output_dir = f"{DEFAULT_OUTPUT}/{_own_name(Path(path))}"
     apply_overrides(cfg, overrides)
     recipe = resolve_recipe(cfg)
+    _refuse_missing(cfg, "")
     _conform(cfg)
     check_calls(cfg)
     _note_source(cfg, path, overrides, starts)
@@ -83,6 +84,15 @@ def _conform(cfg: DictConfig) -> None:
     for prefix, part in _configs(cfg):
         check_keys(part, ("run",) if prefix and "run" in part else KEYS, prefix)
         conform(part, prefix)
+
+
+def _refuse_missing(node: Any, prefix: str) -> None:
+    for name, child in _items(node):
+        key = _join(prefix, name)
+        if isinstance(child, DictConfig | ListConfig) and not (child._is_none() or child._is_interpolation()):
+            _refuse_missing(child, key)
+        elif isinstance(child, Node) and child._is_missing():
+            raise ConfigError(f"{key} is ???, which stands for a value that is still to be given: {key}=VALUE")
 
 
 def _note_source(cfg: DictConfig, path: Any, overrides: Sequence[str], starts: dict[str, str]) -> None:
@@ -133,13 +143,24 @@ def _own_name(path: Path) -> str:
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Override ``cfg`` in place; see :func:`load_config` for grammar and errors."""
     for override in _parsed(overrides):
-        key = override.key_or_group
-        if override.is_delete():
-            _delete(cfg, key)
-        elif override.is_add() or override.is_force_add():
-            OmegaConf.update(cfg, key, override.value(), merge=True, force_add=True)
-        else:
-            _set(cfg, key, override.value())
+        try:
+            _apply(cfg, override)
+        except OmegaConfBaseException as error:  # of a config that is typed already, or a value that cannot stand there
+            raise ConfigError(f"override {override.input_line!r}: {str(error).splitlines()[0]}") from error
+
+
+def _apply(cfg: DictConfig, override: Override) -> None:
+    key = override.key_or_group
+    if not key:
+        raise ConfigError(f"override {override.input_line!r} names no key; write key=value")
+    if not override.is_delete() and override.value() == "???":
+        raise ConfigError(f"override {override.input_line!r}: ??? stands for a value that is to be given; give it")
+    if override.is_delete():
+        _delete(cfg, key)
+    elif override.is_add() or override.is_force_add():
+        OmegaConf.update(cfg, key, override.value(), merge=True, force_add=True)
+    else:
+        _set(cfg, key, override.value())
 
 
 def _parsed(overrides: Sequence[str]) -> list[Override]:
@@ -230,7 +251,8 @@ def flatten(cfg: Any, prefix: str = "") -> dict[str, Any]:
 def _items(node: Any) -> Iterator[tuple[str, Any]]:
     keys: Any = list(node.keys()) if isinstance(node, DictConfig) else range(len(node))
     for key in keys:
-        yield str(key), node._get_node(key) if OmegaConf.is_interpolation(node, key) else node[key]
+        raw = OmegaConf.is_interpolation(node, key) or OmegaConf.is_missing(node, key)
+        yield str(key), node._get_node(key) if raw else node[key]
 
 
 def _calls(node: Any, prefix: str) -> Iterator[tuple[str, DictConfig]]:

@@ -58,6 +58,8 @@ def drop_helpers(cfg: DictConfig, path: str | os.PathLike[str]) -> None:
     unread = [name for name in cfg if name not in KEYS + _OURS]
     if not unread:
         return
+    if odd := [name for name in unread if not isinstance(name, str)]:
+        raise ConfigError(f"{path}: {odd[0]!r} is no key of a config ({', '.join(KEYS)})")
     read = set(_reads(cfg))
     own = _assigned(Path(path)) if Path(path).suffix == ".py" else set()
     for name in map(str, unread):

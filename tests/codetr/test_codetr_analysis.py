@@ -75,6 +75,9 @@ def test_scores_that_lie_close_together_are_told_apart():
     expected = float((ranks[inside][:, None] > ranks[~inside]).float().mean())
     for curve in (wide, narrow):
         assert curve.area() == pytest.approx(expected, abs=0.01) and 0.8 < expected < 0.95
+    hair = IoFIoB()
+    hair.update(1 - (1 - ranks / 1.5) * 2e-6, box)
+    assert hair.area() == pytest.approx(expected, abs=0.05), "and those that differ in the last digits"
     assert narrow.iof_at(0.2) == pytest.approx(wide.iof_at(0.2), abs=0.01) and wide.iof_at(0.2) > 0.6
     assert IoFIoB().area() == pytest.approx(0)  # nothing was added
 
