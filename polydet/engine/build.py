@@ -14,6 +14,7 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, open_dict
 from torch import nn
 
+from polydet.data import DatasetError
 from polydet.engine.best import BestCheckpoint
 from polydet.engine.checkpoint import Checkpointer
 from polydet.engine.distributed import resolve_device, seed_everything, wrap_model
@@ -31,9 +32,19 @@ logger = logging.getLogger(__name__)
 
 
 def build_model(cfg: DictConfig) -> nn.Module:
-    """The model of a config on its device, initialised from ``train.seed`` alone."""
+    """The model of a config on its device, initialised from ``train.seed`` alone.
+
+    Raises:
+        ConfigError: values that a part of the model refuses.
+    """
     seed_everything(int(cfg.train.seed))
-    return instantiate(cfg.model).to(resolve_device(cfg.train.device))
+    try:
+        model = instantiate(cfg.model)
+    except ValueError as error:
+        if isinstance(error, (ConfigError, DatasetError)):
+            raise
+        raise ConfigError(f"the model cannot be built as the config says: {error}") from error
+    return model.to(resolve_device(cfg.train.device))
 
 
 def initialise(cfg: DictConfig, model: nn.Module, complete: bool = False) -> None:
