@@ -4,6 +4,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from detectron2.config import LazyCall as L
 from omegaconf import OmegaConf
@@ -42,5 +43,6 @@ def test_under_the_runs_autocast_and_without_published_weights(tmp_path, monkeyp
     trainer.batch, trainer.iter = [{"x": torch.full((1,), 300.0), "file_name": "a.jpg"}], 3
     folder = NonFiniteReplay(tmp_path).save(trainer, NonFiniteError("loss", {"loss": float("inf")}))
     monkeypatch.setattr(sys, "argv", ["replay_step.py", str(folder)])
-    runpy.run_path(str(TOOL), run_name="__main__")
-    assert "first non-finite output: wide" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(TOOL), run_name="__main__")
+    assert ended.value.code == 0 and "first non-finite output: wide" in capsys.readouterr().out

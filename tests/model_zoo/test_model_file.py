@@ -305,8 +305,9 @@ def test_tools_take_the_file(image, files, elsewhere, monkeypatch, capsys):
     path, _ = files("codetr", image)
     elsewhere()
     monkeypatch.setattr("sys.argv", ["analyze.py", str(path), "--size", "64", "64"])
-    runpy.run_path(str(Path(__file__).parents[2] / "tools" / "analyze.py"), run_name="__main__")
-    assert "multiply-adds" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(Path(__file__).parents[2] / "tools" / "analyze.py"), run_name="__main__")
+    assert ended.value.code == 0 and "multiply-adds" in capsys.readouterr().out
 
 
 def test_a_trained_text_tower_is_part_of_the_file(image, tmp_path, elsewhere):
