@@ -95,7 +95,9 @@ def check_detections(golden: Golden, step: str, results: Sequence[Mapping[str, A
         boxes, scores, classes = (golden.arrays[f"{step}/{index}/{kind}"] for kind in ("boxes", "scores", "classes"))
         assert len(scores) >= least and len(found) >= len(scores), f"image {index}: {len(found)} of {len(scores)}"
         limit = np.array([width, height, width, height])
-        boxes = np.clip(boxes, 0, limit)  # Detectron2's results lie in the image
+        boxes = np.clip(boxes, 0, limit)  # Detectron2's results lie in the image, and have an area
+        solid = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        boxes, scores, classes = boxes[solid], scores[solid], classes[solid]
         apart = np.abs(found.pred_boxes.tensor.double().numpy()[:, None] - boxes).max(-1) / BOX_ATOL
         apart = np.maximum(apart, np.abs(found.scores.double().numpy()[:, None] - scores) / SCORE_ATOL)
         apart[found.pred_classes.numpy()[:, None] != classes] = 1e6
