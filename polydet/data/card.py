@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -179,6 +179,7 @@ class DatasetCard:
 _CARDS: dict[str, DatasetCard] = {}
 _GENERATORS: dict[str, Callable[[DatasetCard], Any]] = {}
 _LOADERS: list[Callable[[str], Any]] = []
+_STAND_INS: set[str] = set()  # names of cards of which nothing but the classes is known
 _FINDERS: list[Callable[[str], DatasetCard | None]] = []  # where else a card may be found
 
 
@@ -204,7 +205,7 @@ def register_card(card: DatasetCard, *, overwrite: bool = False) -> DatasetCard:
     that name exists and differs, unless `overwrite`.
     """
     known = _CARDS.get(card.name)
-    if known is not None and known != card and not overwrite:
+    if known is not None and known != card and not overwrite and card.name not in _STAND_INS:
         raise DatasetError(
             f"a card named {card.name!r} exists already", remedy="choose another name or pass overwrite=True"
         )
@@ -213,6 +214,7 @@ def register_card(card: DatasetCard, *, overwrite: bool = False) -> DatasetCard:
     if card.name in MetadataCatalog.list():
         MetadataCatalog.remove(card.name)
     _CARDS[card.name] = card
+    _STAND_INS.discard(card.name)
     DatasetCatalog.register(card.name, lambda name=card.name: _LOADERS[0](name))
     sync_metadata(card)
     return card
@@ -253,6 +255,37 @@ def find_card(name: str) -> DatasetCard:
             "tools/add_dataset.py",
         )
     return _CARDS[name]
+
+
+def forget_card(name: str) -> None:
+    """Take a card out again, here and in Detectron2's catalogs; one that is not there is no error."""
+    _CARDS.pop(name, None)
+    _STAND_INS.discard(name)
+    if name in DatasetCatalog:
+        DatasetCatalog.remove(name)
+    if name in MetadataCatalog.list():
+        MetadataCatalog.remove(name)
+
+
+def is_known(name: str) -> bool:
+    """Whether there is a card of that name."""
+    try:
+        find_card(name)
+    except DatasetError:
+        return False
+    return True
+
+
+def stand_in_cards(classes: Mapping[str, Sequence[str]]) -> list[str]:
+    """Cards for names that are not known here, with the given classes and no data; returns the names.
+
+    They tell what a checkpoint's labels are. A card of that name that is registered later takes its place.
+    """
+    made = [name for name in classes if not is_known(name)]
+    for name in made:
+        register_card(DatasetCard(name, f"{name}.json", name, classes=tuple(classes[name])))
+        _STAND_INS.add(name)
+    return made
 
 
 def list_cards() -> list[str]:

@@ -3,6 +3,7 @@ that holds its weights as well), or a run's folder."""
 
 import difflib
 import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -16,8 +17,17 @@ from omegaconf import DictConfig
 from torch import nn
 
 from polydet.data import DatasetError
+from polydet.data.card import is_known, stand_in_cards
 from polydet.engine.config import ConfigError, load_config
-from polydet.engine.labels import closed_names, is_open_vocabulary, label_space, names_by_name, test_size, trained_words
+from polydet.engine.labels import (
+    cards_of,
+    closed_names,
+    is_open_vocabulary,
+    label_space,
+    names_by_name,
+    test_size,
+    trained_words,
+)
 from polydet.engine.lazy import config_root
 from polydet.engine.loading import load_file
 from polydet.engine.portable import NAME as MODEL_FILE
@@ -34,6 +44,8 @@ from polydet.engine.weights import weights_in
 from polydet.model_file import is_model_file, read_header
 from polydet.model_zoo.hub import fetch, is_hub_name
 from polydet.weight_files import CheckpointError, read_checkpoint
+
+logger = logging.getLogger(__name__)
 
 
 def list_configs() -> list[str]:
@@ -112,7 +124,7 @@ def get(
         polydet.engine.CheckpointError: weights that cannot be read or do not fit.
     """
     path, file = _source(name, weights)
-    cfg = _of_one_model(load_config(path, overrides))
+    cfg = _config(path, file, overrides)
     model = _build(cfg, bool(file), vocabulary)
     if file:
         _load(model, file, cfg)
@@ -140,7 +152,7 @@ def get_cfg(
         ConfigError: an unknown name.
     """
     path, file = _source(name, weights)
-    lazy = _of_one_model(load_config(path, overrides))
+    lazy = _config(path, file, overrides)
     cfg = detectron2_cfg()
     cfg.MODEL.META_ARCHITECTURE = PolydetLazyModel.__name__
     cfg.MODEL.DEVICE = device
@@ -210,7 +222,7 @@ def PolydetLazyModel(cfg: CfgNode) -> nn.Module:  # Detectron2 builds a model by
             f"cfg.MODEL.WEIGHTS is {cfg.MODEL.WEIGHTS!r}, which Detectron2 would load past every check: give it as "
             f"model_zoo.get_cfg(..., weights={cfg.MODEL.WEIGHTS!r}), or set cfg.POLYDET.WEIGHTS"
         )
-    lazy = load_config(cfg.POLYDET.CONFIG_FILE, cfg.POLYDET.OVERRIDES)
+    lazy = _config(Path(cfg.POLYDET.CONFIG_FILE), cfg.POLYDET.WEIGHTS, cfg.POLYDET.OVERRIDES)
     words = cfg.POLYDET.VOCABULARY or None
     model = _build(lazy, bool(cfg.POLYDET.WEIGHTS), words)
     if cfg.POLYDET.WEIGHTS:
@@ -280,6 +292,18 @@ def _load(model: nn.Module, file: str | Path, cfg: DictConfig) -> None:
         refuse_differences(model, checkpoint["model"], file)
     pair = names_by_name(checkpoint, cfg, model)
     load_file(model, file, checkpoint=checkpoint, names=closed_names(cfg, model), class_names=pair)
+
+
+def _config(path: Path, file: str, overrides: Sequence[str]) -> DictConfig:
+    """The config of one model; a card that is not known here has the classes that the checkpoint was trained on."""
+    cfg = _of_one_model(load_config(path, overrides))
+    unknown = [name for name in cards_of(cfg) if not is_known(name)]
+    if unknown and file:
+        labels = read_checkpoint(file).get("labels") or {"datasets": []}
+        made = stand_in_cards({name: names for name, names in labels["datasets"] if name in unknown})
+        if made:
+            logger.info("no card is named %s here: its classes are those in %s", ", ".join(made), file)
+    return cfg
 
 
 def _of_one_model(cfg: DictConfig) -> DictConfig:
