@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from detclipv2.deform import deformable_conv
 from polydet.dense import ATSSHead, DensePredictions, DenseTargets
+from polydet.layers import prior_bias
 from polydet.text import TextSimilarity
 
 
@@ -86,8 +87,9 @@ class AlignmentHead(ATSSHead):
         super().__init__(in_channels, dim, strides, prior_prob=prior_prob, channels=channels, norm=norm, **kw)
         nn.init.zeros_(self.class_predictor.bias)  # type: ignore[arg-type]
         self.deformable = DeformableModule(channels, norm) if deformable else None
-        cosine, prior = similarity == "cosine", float(torch.logit(torch.tensor(prior_prob)))
-        self.words = TextSimilarity(cosine, scale=20.0 if cosine else 1.0, learn_scale=cosine, bias=prior)
+        cosine = similarity == "cosine"
+        scale = 20.0 if cosine else 1.0
+        self.words = TextSimilarity(cosine, scale, learn_scale=cosine, bias=prior_bias(prior_prob))
 
     def towers(self, feature: Tensor) -> tuple[Tensor, Tensor]:
         """See `DenseHead.towers`; the box tower steers where the class tower looks."""

@@ -13,19 +13,17 @@ import argparse
 import json
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import repeat
 from typing import Any
 
 import torch
-from detectron2.config import LazyCall as L
 from detectron2.config import instantiate
 from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.analysis import FlopCountAnalysis
 from detectron2.utils.events import EventStorage
-from omegaconf import DictConfig
 from tabulate import tabulate
-from torch import Tensor, nn
+from torch import nn
 
 from polydet import model_zoo
 from polydet.data.card import find_card
@@ -34,33 +32,9 @@ from polydet.engine.build import build_loader
 from polydet.engine.command import command
 from polydet.engine.config import stage_config
 from polydet.engine.distributed import seed_everything
+from polydet.engine.made_up import make_up_words
 from polydet.engine.published import skip_published_weights
 from polydet.files import write_text
-from polydet.text import OpenClipEncoder
-
-
-class MadeUpRows:
-    """A text encoder that gives a random unit row for every text."""
-
-    id = "made up"
-
-    def __init__(self, dim: int) -> None:
-        self.dim = dim
-
-    def encode(self, texts: Sequence[str]) -> Tensor:
-        """Unit rows ``[n, dim]``."""
-        return nn.functional.normalize(torch.randn(len(texts), self.dim), dim=-1)
-
-
-def make_up_words(model: DictConfig) -> None:
-    """Encoders whose weights would be downloaded give way to `MadeUpRows` of their width."""
-    for key, node in list(model.items()):
-        if not isinstance(node, DictConfig):
-            continue
-        if node.get("_target_") in (OpenClipEncoder, f"{OpenClipEncoder.__module__}.{OpenClipEncoder.__name__}"):
-            model[key] = L(MadeUpRows)(dim=instantiate(node).dim)
-        else:
-            make_up_words(node)
 
 
 def made_up_batch(size: tuple[int, int], images: int, boxes: int, dataset: str) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ class EncoderLayer(TransformerLayer):
 
 
 class DeformableEncoderLayer(DeformableLayer, EncoderLayer):
-    """The same with multi-scale deformable self-attention (Deformable DETR)."""
+    """Multi-scale deformable self-attention over the tokens of all levels (Deformable DETR)."""
 
     def add_attentions(self, dim: int, num_heads: int, dropout: float) -> None:
         """See `TransformerLayer`."""

@@ -25,9 +25,9 @@ from polydet.engine.errors import ConfigError
 __all__ = ["ConfigDumper", "allow_calls", "check_trusted", "objects_in", "plain_config", "read_yaml_config", "refusal"]
 
 # modules, optimisers and augmentations: any that these packages define
-_HOUSE = ("polydet", "scaledet", "metr", "codetr", "aligndet", "detclipv2")
+HOUSE = ("polydet", "scaledet", "metr", "codetr", "aligndet", "detclipv2")
 _KINDS: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(_HOUSE, (nn.Module, Augmentation, Transform)),
+    **dict.fromkeys(HOUSE, (nn.Module, Augmentation, Transform)),
     "detectron2.modeling": (nn.Module,),
     "detectron2.layers": (nn.Module,),
     "detectron2.data.transforms": (Augmentation, Transform),
