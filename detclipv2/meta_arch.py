@@ -22,7 +22,7 @@ from detclipv2.head import AlignmentHead
 from detclipv2.regions import RegionSelection, objectness, select_regions
 from detclipv2.words import BatchWords, encode_batch
 from polydet.dense import DensePredictions, OneStageDetector, inside_image
-from polydet.text import TextTower, Vocabulary, VocabularyMismatch, clean_name, pack_text, unpack_text
+from polydet.text import OpenVocabulary, TextTower, Vocabulary, VocabularyMismatch, clean_name, pack_text, unpack_text
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ TASKS = ("detection", "grounding", "pairs", "classification")
 
 
 @META_ARCH_REGISTRY.register()
-class DetCLIPv2(OneStageDetector):
+class DetCLIPv2(OpenVocabulary, OneStageDetector):
     """Open-vocabulary ATSS.
 
     Detectron2's contract: in training a dict of weighted losses, otherwise ``[{"instances": Instances}]`` with
@@ -98,25 +98,19 @@ class DetCLIPv2(OneStageDetector):
 
     # words
 
-    def set_vocabulary(self, names_or_vocabulary: Sequence[str] | Vocabulary | None) -> None:
-        """Detect other words from now on; None goes back to the words the model was built with.
+    @property
+    def words_space(self) -> str:
+        """See ``OpenVocabulary``."""
+        return self.text_tower.id
 
-        Args:
-            names_or_vocabulary: any words (their definitions are looked up as in training), or a ``Vocabulary`` of
-                the same frozen encoder.
-
-        Raises:
-            ValueError: no words, an empty word, one string, or a vocabulary of another encoder.
-        """
-        given = names_or_vocabulary
-        if given is None:
-            self.vocabulary, self._given = self.default_vocabulary, None
-        elif isinstance(given, Vocabulary):
-            if given.encoder_id != self.text_tower.id:
-                raise ValueError(f"the vocabulary comes from {given.encoder_id}, not from {self.text_tower.id}")
-            self.vocabulary, self._given = given.names, given.embeddings
-        else:
-            self.vocabulary, self._given = _checked_names(given), None
+    def use_words(self, words: Vocabulary | tuple[str, ...] | None) -> None:
+        """See ``OpenVocabulary``; words are encoded when they are looked for, with their definitions as in training."""
+        if isinstance(words, Vocabulary):
+            self.vocabulary, self._given = words.names, words.embeddings
+            return
+        if words is not None:
+            _warn_of_repeats(words)
+        self.vocabulary, self._given = self.default_vocabulary if words is None else words, None
 
     @contextmanager
     def looking_for(self, names_or_vocabulary: Sequence[str] | Vocabulary) -> Iterator[None]:
@@ -355,15 +349,7 @@ def task_of(items: Sequence[dict[str, Any]]) -> str:
     return tasks.pop()  # type: ignore[return-value]
 
 
-def _checked_names(names: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(names, str):
-        raise ValueError(f"set_vocabulary takes a list of names, not one string: [{names!r}]")
-    cleaned = [clean_name(name) for name in names]
-    if not cleaned:
-        raise ValueError("a vocabulary needs at least one name")
-    if "" in cleaned:
-        raise ValueError(f"name {cleaned.index('')} of the vocabulary is empty")
-    twice = [name for name, count in Counter(cleaned).items() if count > 1]
+def _warn_of_repeats(names: Sequence[str]) -> None:
+    twice = [name for name, count in Counter(map(clean_name, names)).items() if count > 1]
     if twice:
         logger.warning("%d names are in the vocabulary more than once: %s", len(twice), ", ".join(twice[:5]))
-    return tuple(names)

@@ -81,7 +81,7 @@ class ScaleDet(VocabularyState, GeneralizedRCNN):
         self.keep_encoder(text_encoder)
         roi_heads.set_labels(vocabulary.embeddings, label_space=label_space, image_counts=image_counts)
 
-    def use_words(self, vocabulary: Vocabulary | None) -> None:
+    def classify_by(self, vocabulary: Vocabulary | None) -> None:
         """See ``VocabularyState``."""
         words = self.train_vocabulary if vocabulary is None else vocabulary
         self.roi_heads.set_vocabulary(words.embeddings.to(self.device))

@@ -45,7 +45,7 @@ class OpenDETR(VocabularyState, DETR):
         self.on_vocabulary_mismatch = on_vocabulary_mismatch
         self.keep_encoder(text_encoder)
 
-    def use_words(self, vocabulary: Vocabulary | None) -> None:
+    def classify_by(self, vocabulary: Vocabulary | None) -> None:
         """See `VocabularyState`."""
         self.words.use(vocabulary)
 

@@ -10,13 +10,13 @@ from torch import nn
 
 from polydet.data import get_card, label_space_of
 from polydet.engine.errors import ConfigError
-from polydet.text import LabelSpace, clean_name
+from polydet.text import LabelSpace, OpenVocabulary, clean_name
 from polydet.weight_files import CheckpointError
 
 logger = logging.getLogger(__name__)
 ClassNames = tuple[Sequence[str], Sequence[str]]
 
-_WITHOUT_CLASSES = ("grounding", "caption_csv", "webdataset", "class_folders")  # phrases, captions, one label an image
+WITHOUT_CLASSES = ("grounding", "caption_csv", "webdataset", "class_folders")  # phrases, captions, one label an image
 
 
 def label_space(cfg: DictConfig) -> LabelSpace | None:
@@ -27,7 +27,7 @@ def label_space(cfg: DictConfig) -> LabelSpace | None:
 
 
 def _space_of(cfg: DictConfig, cards: Sequence[str]) -> LabelSpace | None:
-    names = [name for name in cards if get_card(name).format not in _WITHOUT_CLASSES]
+    names = [name for name in cards if get_card(name).format not in WITHOUT_CLASSES]
     return label_space_of(names, cfg.dataloader.train.get("merge", "none")) if names else None
 
 
@@ -54,7 +54,7 @@ def refuse_other_labels(cfg: DictConfig) -> None:
 
 def is_open_vocabulary(model: nn.Module) -> bool:
     """Whether a model takes any words (``set_vocabulary``) rather than having fixed classes."""
-    return hasattr(model, "set_vocabulary")
+    return isinstance(model, OpenVocabulary)
 
 
 def closed_space(cfg: DictConfig, model: nn.Module) -> LabelSpace | None:

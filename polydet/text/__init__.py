@@ -3,7 +3,7 @@
 from polydet.text.classifier import TextClassifier, TextSimilarity
 from polydet.text.encoders import MiniLMEncoder, OpenClipEncoder, TextEncoder
 from polydet.text.label_space import LabelSpace, label_similarity
-from polydet.text.state import VocabularyMismatch, VocabularyState, pack_text, unpack_text
+from polydet.text.state import OpenVocabulary, VocabularyMismatch, VocabularyState, pack_text, unpack_text
 from polydet.text.stored import StoredEncoder, stored_label_space
 from polydet.text.templates import TEMPLATES, clean_name, resolve_templates
 from polydet.text.trainable import FrozenTextTower, OpenClipTextTower, TextTower
@@ -16,6 +16,7 @@ __all__ = [
     "MiniLMEncoder",
     "OpenClipEncoder",
     "OpenClipTextTower",
+    "OpenVocabulary",
     "StoredEncoder",
     "TextClassifier",
     "TextEncoder",

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from polydet.text.encoders import TextEncoder
 from polydet.text.templates import clean_name
-from polydet.text.vocabulary import Vocabulary
+from polydet.text.vocabulary import Vocabulary, check_names
 
 _SIZE = 256
 
@@ -17,9 +17,52 @@ class VocabularyMismatch(RuntimeError):
     """A checkpoint was trained on another vocabulary than the model's."""
 
 
-class VocabularyState:
-    """Mixin for an ``nn.Module`` whose classes are words: ``set_vocabulary``, and checkpoints that carry the
-    fingerprint of ``train_vocabulary``. The model says in ``use_words`` what it does with other words.
+class OpenVocabulary:
+    """Mixin of every model whose classes are words: what `set_vocabulary` takes and refuses.
+
+    The model says in `words_space` whose embeddings it compares regions with, and in `use_words` what it does with
+    words.
+    """
+
+    @property
+    def words_space(self) -> str:
+        """``TextEncoder.id`` that a vocabulary must come from."""
+        raise TypeError(f"{type(self).__name__} must define words_space")
+
+    def use_words(self, words: Vocabulary | tuple[str, ...] | None) -> None:
+        """Predict these words from now on; None: those of the training."""
+        raise TypeError(f"{type(self).__name__} must define use_words(words)")
+
+    def set_vocabulary(self, names_or_vocabulary: Sequence[str] | Vocabulary | None) -> None:
+        """Predict other classes from now on; None goes back to those of the training.
+
+        Args:
+            names_or_vocabulary: words, or a vocabulary of the model's text encoder. Words that were trained need no
+                encoder; others are encoded as those of the training were.
+
+        Raises:
+            ValueError: no words, an empty one, a vocabulary of another encoder, new words for a model without a text
+                encoder, or one string.
+        """
+        words = names_or_vocabulary
+        if isinstance(words, str):
+            raise ValueError(f"set_vocabulary takes a list of names, not one string: [{words!r}]")
+        if isinstance(words, Vocabulary) and words.encoder_id != self.words_space:
+            raise ValueError(
+                f"the vocabulary comes from {words.encoder_id}, not from {self.words_space} that the model was built "
+                "for: regions and texts would not meet"
+            )
+        if words is None or isinstance(words, Vocabulary):
+            self.use_words(words)
+            return
+        check_names(tuple(words), unique=False)
+        self.use_words(tuple(words))
+
+
+class VocabularyState(OpenVocabulary):
+    """An open vocabulary over fixed embeddings: checkpoints carry the fingerprint of ``train_vocabulary``.
+
+    The model says in ``classify_by`` what it does with other embeddings.
 
     Attributes:
         train_vocabulary: set by the model before weights are loaded.
@@ -39,37 +82,26 @@ class VocabularyState:
         """Remember the encoder past ``nn.Module``'s registration."""
         self.__dict__["text_encoder"] = encoder
 
-    def set_vocabulary(self, names_or_vocabulary: Sequence[str] | Vocabulary | None) -> None:
-        """Predict other classes from now on; None goes back to those of the training.
+    @property
+    def words_space(self) -> str:
+        """See :class:`OpenVocabulary`."""
+        return self.train_vocabulary.encoder_id
 
-        Args:
-            names_or_vocabulary: words or a vocabulary. Words that were trained need no encoder; others are encoded by
-                ``text_encoder`` with the training templates.
-
-        Raises:
-            ValueError: no words, an empty one, one given twice, a vocabulary of another encoder, new words for a model
-                without ``text_encoder``, or one string.
-        """
-        vocabulary = self._meant(names_or_vocabulary)
-        self.use_words(None if names_or_vocabulary is None else vocabulary)
-        self.vocabulary = vocabulary
-
-    def use_words(self, vocabulary: Vocabulary | None) -> None:
-        """Classify by these words from now on; None: by those of the training."""
-        raise TypeError(f"{type(self).__name__} must define use_words(vocabulary)")
+    def classify_by(self, vocabulary: Vocabulary | None) -> None:
+        """Classify by these embeddings from now on; None: by those of the training."""
+        raise TypeError(f"{type(self).__name__} must define classify_by(vocabulary)")
 
     @staticmethod
     def word_key(name: str) -> str:
         """What two spellings of one word have in common."""
         return clean_name(name)
 
-    def _meant(self, names_or_vocabulary: Sequence[str] | Vocabulary | None) -> Vocabulary:
-        own, words = self.train_vocabulary, names_or_vocabulary
+    def use_words(self, words: Vocabulary | tuple[str, ...] | None) -> None:
+        """See :class:`OpenVocabulary`. Raises ValueError also for a word given twice."""
+        own = self.train_vocabulary
         if words is None:
-            return own
-        if isinstance(words, str):
-            raise ValueError(f"set_vocabulary takes a list of names, not one string: [{words!r}]")
-        if isinstance(words, Vocabulary):
+            vocabulary = own
+        elif isinstance(words, Vocabulary):
             vocabulary = words
         elif (known := own.known(words, self.word_key)) is not None:
             vocabulary = known
@@ -77,12 +109,8 @@ class VocabularyState:
             raise ValueError("the model has no text_encoder: give set_vocabulary() a Vocabulary or build it with one")
         else:
             vocabulary = Vocabulary.build(words, self.text_encoder, own.templates, known=own)
-        if vocabulary.encoder_id != own.encoder_id:
-            raise ValueError(
-                f"the vocabulary comes from {vocabulary.encoder_id}, the model was built for "
-                f"{own.encoder_id}: regions and texts would not meet"
-            )
-        return vocabulary
+        self.classify_by(None if words is None else vocabulary)
+        self.vocabulary = vocabulary
 
     def export_words(self, names: Sequence[str]) -> tuple[Vocabulary, dict[str, Any]]:
         """Words for a model file: those of the training, whatever ``names`` are."""

@@ -69,7 +69,7 @@ class Vocabulary:
             ValueError: no names, an empty name, or a name given twice.
         """
         names, templates = tuple(names), resolve_templates(templates)
-        _check_names(names, unique)
+        check_names(names, unique)
         fingerprint = vocabulary_fingerprint(encoder.id, templates, names)
         directory = Path(cache_dir) if cache_dir is not None else default_cache_dir()
         rows: dict[str, Tensor] = {}
@@ -94,7 +94,7 @@ class Vocabulary:
         Raises:
             ValueError: as in ``build``.
         """
-        _check_names(tuple(names), unique=True)
+        check_names(tuple(names), unique=True)
         row = {key(name): index for index, name in reversed(list(enumerate(self.names)))}
         rows = [row.get(key(name)) for name in names]
         if None in rows:
@@ -114,7 +114,8 @@ def vocabulary_fingerprint(encoder_id: str, templates: Sequence[str], names: Seq
     return text_digest(text)[:32]
 
 
-def _check_names(names: tuple[str, ...], unique: bool) -> None:
+def check_names(names: tuple[str, ...], unique: bool) -> None:
+    """Raises ValueError for no names, an empty one, or, where they are to be `unique`, one given twice."""
     if not names:
         raise ValueError("a vocabulary needs at least one name")
     seen: dict[str, int] = {}
