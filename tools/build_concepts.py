@@ -15,7 +15,10 @@ import argparse
 from detclipv2 import NounPhrases, WordNetDefinitions, build_dictionary
 from detclipv2.definitions import load_wordnet, write_concepts
 from polydet.data import prepare_cards
+from polydet.data.card import refuse_formats
+from polydet.data.readers import READERS
 from polydet.engine.command import command
+from polydet.engine.labels import WITHOUT_CLASSES
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -37,6 +40,10 @@ def main(args: argparse.Namespace) -> None:
     if not args.no_definitions:
         load_wordnet()
         definitions = WordNetDefinitions()
+    refuse_formats(args.detection, WITHOUT_CLASSES, "--detection takes cards with classes of boxes")
+    refuse_formats(args.grounding, set(READERS) - {"grounding"}, "--grounding takes cards of phrases with boxes")
+    captions = ("caption_csv", "webdataset")
+    refuse_formats(args.captions, set(READERS) - set(captions), "--captions takes cards of images with captions")
     prepare_cards([*args.detection, *args.grounding, *args.captions])
     rows = build_dictionary(
         args.detection, args.grounding, args.captions, args.min_count, NounPhrases(args.parser), definitions

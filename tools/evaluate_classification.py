@@ -22,11 +22,12 @@ from torch import nn
 
 from polydet.data import label_space_of, prepare_cards
 from polydet.data.augmentations import fixed_resize
+from polydet.data.card import refuse_formats
 from polydet.engine import ConfigError
 from polydet.engine.command import command
 from polydet.engine.distributed import resolve_device
 from polydet.engine.evaluate import ClassMismatch, classes_of
-from polydet.engine.labels import cards_of, closed_space
+from polydet.engine.labels import WITHOUT_CLASSES, cards_of, closed_space
 from polydet.evaluation import MultiLabelEvaluator, SameSize
 from polydet.files import write_text
 from polydet.model_zoo import get, get_model_config
@@ -78,6 +79,7 @@ def main(args: argparse.Namespace) -> int:
     datasets = args.datasets or list(cfg.dataloader.test_datasets)
     if not datasets:
         raise ConfigError("the config has no test datasets: name some with --datasets")
+    refuse_formats(datasets, WITHOUT_CLASSES, "multi-label mAP needs cards with classes of boxes")
     prepare_cards([*cards_of(cfg), *datasets])
     model, results = get(args.run, args.weights, str(resolve_device(cfg.train.device)), overrides=args.overrides), {}
     with torch.no_grad():

@@ -17,6 +17,7 @@ from aligndet.proposal_data import make_proposals
 from aligndet.proposal_run import images_of_folder, images_of_json, run
 from aligndet.proposals import MODES, ProposalSettings
 from polydet.data import prepare_cards
+from polydet.data.card import refuse_formats
 from polydet.engine.command import command
 
 
@@ -58,6 +59,7 @@ def main() -> None:
         columns = ProposalColumns.read_coco(args.proposals)
         columns.save(args.output.with_name(args.output.name + ".columns"))
     elif args.dataset:
+        refuse_formats([args.dataset], ["webdataset", "caption_csv"], "--dataset takes cards whose images are files")
         prepare_cards([args.dataset])
         columns = make_proposals(
             args.dataset, args.output, args.workers, shard_size=args.shard_size, write_json=write_json, **settings

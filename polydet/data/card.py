@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -234,6 +234,22 @@ def sync_metadata(card: DatasetCard) -> None:
         if meta.get(key) != value:
             meta.__dict__.pop(key, None)
             setattr(meta, key, value)
+
+
+def refuse_formats(names: Iterable[str], formats: Collection[str], use: str) -> None:
+    """Cards of these formats do not fit a use.
+
+    Args:
+        names: cards, or unknown names, which `prepare_cards` reports.
+        formats: keys of `polydet.data.readers.READERS`.
+        use: what needs other cards, for the message: "--detection needs classes with boxes".
+
+    Raises:
+        DatasetError: naming the card and its format.
+    """
+    for name in names:
+        if (format := find_card(name).format) in formats:
+            raise DatasetError(f"{use}: the card {name!r} is of the format {format!r}")
 
 
 def find_card(name: str) -> DatasetCard:

@@ -40,6 +40,16 @@ def say(tool, *words, monkeypatch):
         ("tools/tables.py", ["nothing"], "no table 'nothing'"),
         ("tools/selective_search.py", ["--dataset", "coco_2017_val", "--output", "p"], "are missing"),
         ("tools/build_concepts.py", ["--no-definitions", "--output", "c.tsv"], "are missing"),
+        (
+            "tools/selective_search.py",
+            ["--dataset", "cc12m_train", "--output", "p"],
+            "the card 'cc12m_train' is of the format 'webdataset'",
+        ),
+        (
+            "tools/build_concepts.py",
+            ["--no-definitions", "--grounding", "coco_2017_val", "--output", "c.tsv"],
+            "--grounding takes cards of phrases with boxes: the card 'coco_2017_val' is of the format 'coco'",
+        ),
         ("detclipv2/pictures.py", ["--run", "detr/dino_4scale_r50", "--card", "x"], "name them with --weights"),
     ],
 )
