@@ -96,8 +96,8 @@ GROUPS = (
     (
         "The DETR family",
         "In their authors' names; HuggingFace's, detrex's and mmdetection's are known too. A file of a dilated "
-        "backbone (DC5) has the names and shapes of one that is not: "
-        "`+model.backbone.bottom_up.model_kwargs={output_stride: 16}` tells them apart. DAB-DETR with patterns, "
+        "backbone (DC5) has the names and shapes of one that is not; where its own name says so, it needs "
+        "`+model.backbone.bottom_up.model_kwargs={output_stride: 16}`. DAB-DETR with patterns, "
         "Deformable-DETR of one scale and DETR with masks are refused.",
         DETR,
     ),

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,6 +56,8 @@ def load_file(
         layout = find_layout(state, model) if key_map is None else None
         if layout is not None:
             source = f"{path}: {layout.name}"
+            if layout.heed_name is not None:
+                layout.heed_name(Path(path).name, model)
             converted = layout.convert(state, model)
             state, left_out, covers = converted.state, converted.left_out, tuple(converted.covers)
             rows = converted.row_names

@@ -10,6 +10,7 @@ from released_names import HEADS, numbers_in, shapes_of, write
 
 from polydet.engine import load_config, load_file
 from polydet.engine.layouts import find_layout, row_names
+from polydet.weight_files import CheckpointError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 OWN_HEADS = {"share_heads": False}
@@ -140,6 +141,18 @@ def test_a_file_of_another_model_is_refused_by_what_it_is(name, change, what):
     layout = find_layout(state, model)
     with pytest.raises(ValueError, match=what):
         layout.convert(state, model)
+
+
+def test_a_dilated_backbone_is_told_by_the_name_of_its_file():
+    name = "detr_official_detr_r50"
+    with torch.device("meta"):
+        model = instantiate(changed(*FILES[name]))
+    state = {key: torch.zeros(1).expand(shape) for key, shape in shapes_of(name).items()}
+    with pytest.raises(CheckpointError, match=r"stride 16, the model's is at 32: .*output_stride: 16"):
+        load_file(model, "folder/detr-r50-dc5-f0fb7ef5.pth", checkpoint={"model": state})
+    with torch.device("meta"):
+        dilated = instantiate(changed(FILES[name][0], {"backbone.bottom_up.model_kwargs": {"output_stride": 16}}))
+    find_layout(state, dilated).heed_name("detr-r50-dc5-f0fb7ef5.pth", dilated)
 
 
 @pytest.mark.parametrize("name", WHOLE)

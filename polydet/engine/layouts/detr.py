@@ -53,6 +53,17 @@ def _convert(state: StateDict, model: nn.Module) -> Converted:
     return Converted(found, row_names=rows_of(found, model))
 
 
+def _heed_dilation(name: str, model: nn.Module) -> None:
+    """A DC5 file has the tensors of its twin without dilation, and is told by its name alone."""
+    assert isinstance(model, DETR)
+    strides = [shape.stride for shape in model.backbone.output_shape().values()]
+    if "dc5" in name.lower() and len(strides) == 1 and strides[0] != 16:
+        raise ValueError(
+            f"its name says DC5, whose last stage is at stride 16, the model's is at {strides[0]}: set "
+            "model.backbone.bottom_up.model_kwargs={output_stride: 16}, or rename a file that is none"
+        )
+
+
 def add_zero_biases(state: StateDict, model: nn.Module) -> None:
     """Fill in place: mmdetection's and detrex's necks have no bias before a norm, which is one of zero."""
     own = model.state_dict()
@@ -86,4 +97,4 @@ def _refuse_panoptic(state: StateDict, model: nn.Module) -> Converted:
 
 register_layout(Layout("DETR with a mask head", _is_panoptic, _fits, _refuse_panoptic))
 for _scheme, _name in _NAMES.items():
-    register_layout(Layout(_name, _recognise(_scheme), _fits, _convert))
+    register_layout(Layout(_name, _recognise(_scheme), _fits, _convert, _heed_dilation))

@@ -38,12 +38,14 @@ class Layout:
         fits: whether ``convert`` knows the names of this model.
         convert: the state dict in the names of the model. Raises ValueError for a model that is built otherwise than
             the file's (strides, channel order), naming the config key.
+        heed_name: looks at what only the file's name says of it, and raises as ``convert`` does; None: nothing.
     """
 
     name: str
     recognise: Callable[[Mapping[str, Tensor]], bool]
     fits: Callable[[nn.Module], bool]
     convert: Callable[[StateDict, nn.Module], Converted]
+    heed_name: Callable[[str, nn.Module], None] | None = None
 
 
 _LAYOUTS: dict[str, Layout] = {}
