@@ -27,10 +27,9 @@ from torch import nn
 
 from polydet import model_zoo
 from polydet.data.card import find_card
-from polydet.engine import ConfigError
 from polydet.engine.build import build_loader
 from polydet.engine.command import command
-from polydet.engine.config import stage_config
+from polydet.engine.config import one_model
 from polydet.engine.distributed import seed_everything
 from polydet.engine.made_up import make_up_words
 from polydet.engine.published import skip_published_weights
@@ -126,11 +125,7 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     seed_everything(0)
     cfg = model_zoo.get_config(args.config, args.overrides)
-    if args.stage:
-        cfg = stage_config(cfg, args.stage)
-    elif "stages" in cfg:
-        named = ", ".join(name for name, stage in cfg.stages.items() if "model" in stage)
-        raise ConfigError(f"{args.config} has several models; name one with --stage: {named}")
+    cfg = one_model(cfg, args.stage)
     skip_published_weights(cfg.model)
     make_up_words(cfg.model)
     model = instantiate(cfg.model).to(args.device)

@@ -16,9 +16,8 @@ import warnings
 import tabulate
 
 from polydet import model_zoo
-from polydet.engine import ConfigError
 from polydet.engine.command import command
-from polydet.engine.config import stage_config
+from polydet.engine.config import one_model
 from polydet.engine.explain import build_without_weights, draw, parts_of, table
 
 HEADERS = ["part", "class", "what it does", "source", "M", ""]
@@ -34,11 +33,7 @@ def main() -> None:
     parser.add_argument("--picture", help="also draw it: a png, svg or pdf")
     args = parser.parse_intermixed_args()
     cfg = model_zoo.get_config(args.config, args.overrides)
-    if args.stage:
-        cfg = stage_config(cfg, args.stage)
-    elif "stages" in cfg:
-        named = ", ".join(name for name, stage in cfg.stages.items() if "model" in stage)
-        raise ConfigError(f"{args.config} has several models; name one with --stage: {named}")
+    cfg = one_model(cfg, args.stage)
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore")
     parts = parts_of(build_without_weights(cfg), args.depth)
