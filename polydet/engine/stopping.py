@@ -42,7 +42,7 @@ def watched() -> Iterator[None]:
     try:
         yield
     finally:
-        _State.depth = 0
+        _State.depth, _State.asked = 0, False  # a process may train again
         for number, handler in before.items():
             signal.signal(number, handler)
 

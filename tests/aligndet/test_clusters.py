@@ -86,7 +86,9 @@ def test_tool_writes_numbered_categories(coloured, tmp_path, monkeypatch):
     arguments = ["tool", "--proposals", str(tmp_path / "p"), "--output", str(tmp_path / "q"), "--root", str(root)]
     arguments += ["--backbone", "resnet10t", "--weights", str(tmp_path / "w.safetensors"), "--clusters", "4"]
     monkeypatch.setattr(sys, "argv", [*arguments, "--json", "--device", "cpu"])
-    runpy.run_path(str(Path(__file__).parents[2] / "tools" / "cluster_proposals.py"), run_name="__main__")
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(Path(__file__).parents[2] / "tools" / "cluster_proposals.py"), run_name="__main__")
+    assert stop.value.code == 0
     names = [c["name"] for c in COCO(str(tmp_path / "q.json")).dataset["categories"]]
     assert names == ["cluster_1", "cluster_2", "cluster_3", "cluster_4"]
     assert ProposalColumns.load(tmp_path / "q.columns").labels.max() < 4

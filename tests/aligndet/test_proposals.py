@@ -177,7 +177,10 @@ def test_json_of_images_needs_no_annotations(tmp_path):
 def command(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["tool", *map(str, arguments)])
     tool = Path(__file__).parents[2] / "tools" / "selective_search.py"
-    runpy.run_path(str(tool), run_name="__main__")
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(tool), run_name="__main__")
+    if stop.value.code:
+        raise stop.value
 
 
 def test_command_samples_a_folder(images, tmp_path, monkeypatch):

@@ -63,7 +63,9 @@ def test_numbers_are_written_and_images_are_not_kept(kind, annotated, tmp_path, 
     arguments = ["--config-file", str(tmp_path / "pretrain.py"), "--weights", str(tmp_path / "model_final.pth")]
     arguments += ["--dataset", annotated, "--classes", "left", "right", "--short", "96", "--images", "1"]
     monkeypatch.setattr(sys, "argv", ["tool", *arguments, "--output", str(tmp_path / "out")])
-    runpy.run_path(str(TOOL), run_name="__main__")
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(TOOL), run_name="__main__")
+    assert stop.value.code == 0
     numbers = json.loads((tmp_path / "out" / "numbers.json").read_text())
     assert set(numbers["silhouette"]) == {"before", "after"} and np.isfinite(list(numbers["silhouette"].values())).all()
     assert ("centres_in_objects" in numbers) == (tmp_path / "out" / "centres.png").is_file() == (kind == "fcos")

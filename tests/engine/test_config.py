@@ -153,6 +153,7 @@ def test_a_folder_of_another_config_is_not_overwritten(tmp_path):
     for path in configs:
         path.write_text(f'train = dict(output_dir="{tmp_path}/run")')
     one, two = map(load_config, configs)
+    (tmp_path / "run").mkdir()  # the lock of the run makes it
     for _ in range(2):
         folder = prepare_output(one, resume=False, eval_only=False)
         (folder / "last_checkpoint").write_text("model_final.pth")
