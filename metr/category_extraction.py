@@ -117,7 +117,8 @@ class CategoryLoss(Auxiliary):
     def forward(self, detector: nn.Module, step: TrainingStep) -> tuple[dict[str, Tensor], list[Branch]]:
         """See `Auxiliary`."""
         logits = step.queries.category_logits
-        assert logits is not None
+        if logits is None:
+            raise ValueError("CategoryLoss needs a query source that extracts categories (CategoryQuerySource)")
         count = logits.shape[1]
         loss = category_loss(logits, present_labels(step.targets, count), stack_known(step.targets, count), **self.asl)
         return {"loss_cem": self.weight * loss}, []

@@ -177,7 +177,10 @@ class CategoryLabels(WordLabels):
 
     def forward(self, hidden: Tensor, first_layer: int, queries: Queries) -> Tensor:
         """Matchability ``[L, B, Q, 1]`` of each query for its category."""
-        assert queries.classes is not None
+        if queries.classes is None:
+            raise ValueError(
+                "CategoryLabels scores a query for one category: use a CategoryQuerySource, which names it"
+            )
         e = self.language()[queries.classes]
         bias = self.language.bias("decoder")[queries.classes]
         heads = [per_layer(self, first_layer + i) for i in range(len(hidden))]

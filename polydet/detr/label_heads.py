@@ -136,7 +136,9 @@ class TextLabels(WordLabels):
         self.text = self.train_text if vocabulary is None else vocabulary.embeddings.to(self.train_text)
 
     def new_head(self, dim: int) -> TextClassifier:
-        """See `LabelHead`."""
+        """See `LabelHead`. Raises ValueError where no vocabulary was given."""
+        if not hasattr(self, "train_text"):
+            raise ValueError("TextLabels has no words yet: build the detector as OpenDETR, which gives it a vocabulary")
         return TextClassifier(dim, self.train_text.shape[1], self.scale, self.learn_scale, self.bias)
 
     def read(self, head: nn.Module, features: Tensor) -> Tensor:

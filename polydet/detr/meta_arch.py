@@ -46,6 +46,9 @@ class DETR(nn.Module):
             (-2 in Deformable-DETR, DAB and DN without two stages); None: plain initialisation (DETR).
         level_embed: a learned vector per level is added to the positions (deformable members).
         pixel_mean, pixel_std: of RGB in 0..255, ``[3]``.
+
+    Raises:
+        ValueError: parts that do not go together; names them.
     """
 
     def __init__(
@@ -85,6 +88,11 @@ class DETR(nn.Module):
         num_heads = 1 if share_heads else decoder.num_layers
         self.class_heads = ClosedLabels(self.num_classes, background_class) if labels is None else labels
         self.class_heads.add_heads(dim, num_heads)
+        if self.criterion.extra and type(self.class_heads).embeddings is LabelHead.embeddings:
+            raise ValueError(
+                f"criterion.extra ({', '.join(self.criterion.extra)}) compares queries with texts, which "
+                f"{type(self.class_heads).__name__} does not embed: use a label head of words (TextLabels)"
+            )
         if isinstance(queries, TwoStageQueries) and queries.class_head is None:
             queries.class_head = self.class_heads.new_head(dim)
         self.box_heads = nn.ModuleList(MLP(dim, dim, 4, 3) for _ in range(num_heads))

@@ -25,6 +25,7 @@ from detclipv2 import RegionSelection, WordRegionLoss
 from detclipv2.deform import sampled_conv
 from detclipv2.head import DeformableModule
 from detclipv2.words import encode_batch
+from polydet.engine import load_weights
 from polydet.text import FrozenTextTower, Vocabulary, VocabularyMismatch
 
 LOSSES = {
@@ -361,6 +362,16 @@ def test_a_checkpoint_of_another_text_encoder_is_refused():
     other.id = "test:other"
     with pytest.raises(VocabularyMismatch, match="text encoder 'test:letters'"):
         make_model(other).load_state_dict(state)
+
+
+def test_a_checkpoint_of_before_opens():
+    """The scale and bias of the words used to lie in the head itself."""
+    source = make_model(similarity="cosine")
+    state = {key.replace("head.words.", "head."): value for key, value in source.state_dict().items()}
+    assert {"head.bias", "head.log_scale"} <= set(state)
+    model = make_model(similarity="cosine")
+    assert load_weights(model, state, complete=True).coverage == 1
+    assert torch.equal(model.head.words.log_scale, source.head.words.log_scale)
 
 
 def test_width_of_head_and_tower_must_agree():
