@@ -29,10 +29,10 @@ from polydet import model_zoo
 from polydet.data.card import find_card
 from polydet.engine.build import build_loader
 from polydet.engine.command import command
-from polydet.engine.config import one_model
 from polydet.engine.distributed import seed_everything
 from polydet.engine.made_up import make_up_words
 from polydet.engine.published import skip_published_weights
+from polydet.engine.stages import one_model
 from polydet.files import write_text
 
 

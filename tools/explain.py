@@ -17,8 +17,8 @@ import tabulate
 
 from polydet import model_zoo
 from polydet.engine.command import command
-from polydet.engine.config import one_model
 from polydet.engine.explain import build_without_weights, draw, parts_of, table
+from polydet.engine.stages import one_model
 
 HEADERS = ["part", "class", "what it does", "source", "M", ""]
 

@@ -200,20 +200,6 @@ def save_config(cfg: DictConfig, path: str | os.PathLike[str]) -> None:
     write_text(path, text)
 
 
-def one_model(cfg: DictConfig, stage: str | None) -> DictConfig:
-    """The part of a config that has a model: itself, or the stage that `stage` names.
-
-    Raises:
-        ConfigError: a stage that is none, or several models and no stage named.
-    """
-    if stage:
-        return stage_config(cfg, stage)
-    if "stages" in cfg:
-        named = ", ".join(name for name, part in cfg.stages.items() if "model" in part)
-        raise ConfigError(f"{cfg.source.file} has several models; name one with --stage: {named}")
-    return cfg
-
-
 def stage_config(cfg: DictConfig, name: str) -> DictConfig:
     """A copy of the config of one stage, as a config of its own: ``${train.max_iter}`` in it is its own key.
 
