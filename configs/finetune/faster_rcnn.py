@@ -29,4 +29,4 @@ model.roi_heads.box_head.input_shape.update(height=_size, width=_size)
 model.roi_heads.box_predictor.test_topk_per_image = AUTO
 dataloader.train.merge = "name"
 
-recipe = recipe_of(lr=(1e-3, 2e-4), keys={**pyramid(model), **_keys}, finest=2, coarsest=6)
+recipe = recipe_of(lr=(1e-3, 2e-4), visits=400, keys={**pyramid(model), **_keys}, finest=2, coarsest=6)

@@ -46,4 +46,4 @@ model.on_vocabulary_mismatch = "transfer"  # train.init_checkpoint may know othe
 model.templates = "a"
 train.init.fresh = [f"roi_heads.box_predictor.{i}.cls_score" for i in range(3)]  # weights of another text encoder
 
-recipe = recipe_of(lr=(1e-3, 2e-4), keys={**pyramid(model), **_keys})
+recipe = recipe_of(lr=(1e-3, 2e-4), visits=345, keys={**pyramid(model), **_keys})

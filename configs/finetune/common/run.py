@@ -31,9 +31,9 @@ train.clip_grad.update(kind="norm", value=1.0)
 train.amp.dtype = AUTO
 
 
-def recipe_of(lr, keys, **released):
-    """The node ``recipe`` of a model: rates for batches of 4 and 16, where its quantities stand, those of released
-    weights that differ from what speed=gpu would take."""
+def recipe_of(lr, keys, visits=300, **released):
+    """The node ``recipe`` of a model: rates for batches of 4 and 16, where its quantities stand, images shown in the
+    two minutes of a CPU at 240 pixels, those of released weights that differ from what speed=gpu would take."""
     shared = dict(
         short="dataloader.train.mapper.augmentations.short",
         max_size="dataloader.train.mapper.augmentations.max_size",
@@ -47,7 +47,7 @@ def recipe_of(lr, keys, **released):
     )
     return dict(
         speed="auto",
-        fast=dict(batch=4, lr=lr[0], visits=300),
+        fast=dict(batch=4, lr=lr[0], visits=visits),
         gpu=dict(batch=16, lr=lr[1], visits=90_000),
         released=dict(finest=3, coarsest=7) | released,
         keys={**shared, **keys},
