@@ -11,8 +11,10 @@ from polydet.ops import cpu
 @settings(max_examples=60, deadline=None)
 @given(problem=problems(channels=(1, 3, 8, 32), largest=9))
 def test_single_precision(problem):
-    # far out few points lie on the map: what is compared may be a small difference of larger terms
-    assert max(problem.errors(torch.float32, "cpu")) <= (1e-4 if problem.place == "far" else 1e-5)
+    # where few points lie on the map a gradient is a small difference of larger terms, in plain PyTorch too
+    plain = problem.errors(torch.float32, "reference")
+    for error, allowed in zip(problem.errors(torch.float32, "cpu"), plain):
+        assert error <= max(1e-5, 2 * allowed)
 
 
 @settings(max_examples=30, deadline=None)
